@@ -1,0 +1,164 @@
+//! The agent's API: HTTP/1.1 and JSON on `run/agent.sock`.
+//!
+//! | request | body | answer |
+//! | --- | --- | --- |
+//! | `GET /v1/status` | | [`Status`] |
+//! | `GET /v1/configuration` | | the `model::workload::Configuration` of the release that serves |
+//! | `POST /v1/releases` | [`ReleaseRequest`] | [`Accepted`] |
+//! | `GET /v1/releases/{number}/events?after=SEQ` | | [`Events`]; waits up to [`EVENTS_WAIT`] for news |
+//! | `POST /v1/rollback` | | [`Accepted`] |
+//! | `POST /v1/down` | | [`Accepted`]-less `204`; instances are stopped when it answers |
+//!
+//! Errors are [`crate::problem::Problem`] with the status of their code.
+
+use model::name::{ComponentName, Digest, EnvironmentName, ReleaseNumber, StampId, WorkloadName};
+use model::workload::{Class, Configuration};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a request for events waits for one.
+pub const EVENTS_WAIT: Duration = Duration::from_secs(10);
+
+/// What a release is to be made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseRequest {
+    /// [`crate::PROTOCOL_VERSION`].
+    pub v: u32,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Where the artifact of each service lies. A service without one is refused.
+    pub sources: BTreeMap<ComponentName, Source>,
+    /// The workload file, resolved for this environment.
+    pub configuration: Configuration,
+}
+
+/// Where an artifact comes from. Paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A file or folder, copied into the content store.
+    Path(PathBuf),
+    /// A command, run in this folder; its executable is looked up as a shell would from there.
+    Command {
+        /// The folder it was given in.
+        folder: PathBuf,
+    },
+}
+
+/// A release or a rollback was taken on; its events tell the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The release concerned.
+    pub number: ReleaseNumber,
+}
+
+/// What happened to a release after a given event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    /// In order; empty when nothing happened while waiting.
+    pub events: Vec<ReleaseEvent>,
+    /// The release as it is now.
+    pub release: ReleaseSummary,
+}
+
+/// One recorded step of a release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseEvent {
+    /// Counts the events of one release, from 1.
+    pub seq: u64,
+    /// When it was recorded, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The state the release was in afterwards, by name.
+    pub state: String,
+    /// What happened, for people.
+    pub text: String,
+}
+
+/// A release in one line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseSummary {
+    /// Its number.
+    pub number: ReleaseNumber,
+    /// Its name.
+    pub name: String,
+    /// Its digest, once it is resolved.
+    pub digest: Option<Digest>,
+    /// Its state, by name (`model::machine::State::name`).
+    pub state: String,
+    /// Whether that state is final.
+    pub ended: bool,
+    /// The kind of reason for which it did not get through.
+    pub reason: Option<String>,
+    /// That reason in words.
+    pub reason_text: Option<String>,
+    /// From the decision to the last dispatch on the stamp that lost its users, by the gateway's clock.
+    pub switch_ms: Option<f64>,
+    /// The same, when it was taken back.
+    pub rollback_ms: Option<f64>,
+    /// When it was asked for, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// How long the old stamp is still kept, when it is.
+    pub old_kept_ms: Option<u64>,
+}
+
+/// An environment at a glance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`crate::PROTOCOL_VERSION`].
+    pub v: u32,
+    /// The workload.
+    pub workload: WorkloadName,
+    /// The environment.
+    pub environment: EnvironmentName,
+    /// Its class.
+    pub class: Class,
+    /// Where users reach it.
+    pub http: SocketAddr,
+    /// The agent's process.
+    pub agent_pid: u32,
+    /// The gateway as last seen by the agent; none when it does not answer.
+    pub gateway: Option<crate::gateway::GatewayState>,
+    /// The stamp that serves.
+    pub active: Option<StampId>,
+    /// Whether every instance of the active stamp is ready.
+    pub active_ready: bool,
+    /// The stamps that run, the active one first.
+    pub stamps: Vec<StampStatus>,
+    /// The latest releases, newest first.
+    pub releases: Vec<ReleaseSummary>,
+}
+
+/// One stamp in a [`Status`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StampStatus {
+    /// The stamp.
+    pub stamp: StampId,
+    /// The name of its release.
+    pub name: String,
+    /// `active`, `candidate`, `previous` or `stopping`.
+    pub role: String,
+    /// Its instances.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// One instance in a [`Status`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// Its component.
+    pub component: ComponentName,
+    /// Which copy.
+    pub index: u32,
+    /// Its port on loopback.
+    pub port: u16,
+    /// Its process, while it runs.
+    pub pid: Option<u32>,
+    /// Whether it gets requests.
+    pub ready: bool,
+    /// How often it was started again after an exit nobody asked for.
+    pub restarts: u32,
+    /// The last such exit or failed start, in words.
+    pub last_exit: Option<String>,
+}
