@@ -1,10 +1,67 @@
 //! Where things lie in the state folder of an environment. Only names: whoever owns a file makes it.
 
-use model::name::{ComponentName, Digest, InstanceId, StampId};
+use model::name::{ComponentName, Digest, EnvironmentName, InstanceId, StampId, WorkloadName};
+use model::workload::{Class, Listen};
+use serde::{Deserialize, Serialize};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The version of the folder's layout and of everything recorded in it. A newer one is refused by name.
 pub const STATE_VERSION: u32 = 1;
+
+/// What `environment.json` says: whose folder this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// [`STATE_VERSION`] of the program that wrote it.
+    pub v: u32,
+    /// Random, 128 bits in hexadecimal: two environments of one name are still two.
+    pub id: String,
+    /// The workload.
+    pub workload: WorkloadName,
+    /// The environment.
+    pub environment: EnvironmentName,
+    /// Its class.
+    pub class: Class,
+    /// Where its gateway listens.
+    pub listen: Listen,
+    /// The variables of whoever brought the environment up that its services may see, by name. None: the
+    /// usual few (`PATH`, `HOME`, `LANG` and the like).
+    pub inherit_env: bool,
+}
+
+/// Why a mark could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkError {
+    /// There is none: no environment was ever made here.
+    #[error("{0} does not exist")]
+    Missing(PathBuf),
+    /// Written by a newer mainstay.
+    #[error("{path} was written by a newer mainstay (version {found}, this one knows {STATE_VERSION})")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+    },
+    /// Not what mainstay wrote.
+    #[error("{path} is damaged: {message}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The operating system refused.
+    #[error("cannot read {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        cause: std::io::Error,
+    },
+}
 
 /// The state folder of one environment: mode 0700, shared with no other environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +83,36 @@ impl StateFolder {
     /// Says what environment this is, with its random id and the version of the layout.
     pub fn mark(&self) -> PathBuf {
         self.root.join("environment.json")
+    }
+
+    /// Reads the mark.
+    pub fn read_mark(&self) -> Result<Mark, MarkError> {
+        let path = self.mark();
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(MarkError::Missing(path)),
+            Err(cause) => return Err(MarkError::Io { path, cause }),
+        };
+        let damaged =
+            |path: PathBuf, e: serde_json::Error| MarkError::Damaged { path, message: e.to_string() };
+        // The version is read first: a newer mark may have another shape.
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| damaged(path.clone(), e))?;
+        let found = value.get("v").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        if found > u64::from(STATE_VERSION) {
+            return Err(MarkError::Newer { path, found });
+        }
+        serde_json::from_value(value).map_err(|e| damaged(path, e))
+    }
+
+    /// Writes the mark, making the folder and its subfolders (0700) where they are missing.
+    pub fn write_mark(&self, mark: &Mark) -> std::io::Result<()> {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        for folder in [self.root(), &self.run(), &self.logs(), &self.data(), &self.artifacts()] {
+            builder.create(folder)?;
+        }
+        let text = serde_json::to_vec_pretty(mark).expect("a mark has string keys");
+        replace_file(&self.mark(), &text)
     }
 
     /// The agent's records.
@@ -102,4 +189,27 @@ impl StateFolder {
     pub fn shim(&self, instance: &InstanceId) -> PathBuf {
         self.run().join("shims").join(instance.to_string())
     }
+}
+
+/// Replaces a file as a whole, readable by its owner only: write, fsync, rename, fsync of the folder. After
+/// an error the old content stands.
+pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // What could not be written whole is of no use; the error that is returned says why.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    std::fs::File::open(folder)?.sync_all()
 }

@@ -1,0 +1,377 @@
+//! The agent's records, `control.db`: releases and what happened to them.
+//!
+//! | table | holds | written |
+//! | --- | --- | --- |
+//! | `meta` | the newest fence token | once by every agent, at its start |
+//! | `releases` | what was asked for, what it resolved to, its state, what was measured | with every transition |
+//! | `events` | one line for each transition, for people | with every transition |
+//!
+//! A transition writes the state and its event in one transaction: there is no state without its story.
+//! What was asked for, what it resolved to and the state are JSON with a version of their own
+//! ([`RECORD_VERSION`]).
+
+use crate::commit::{self, OpenError, WriteError, Writer};
+use model::artifact::Release;
+use model::machine::State;
+use model::name::{FenceToken, ReleaseNumber, StampId};
+use rusqlite::{OptionalExtension, Row, Transaction};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::path::Path;
+
+/// The version of the tables.
+pub const SCHEMA_VERSION: u32 = 1;
+/// The version of what stands in them as JSON.
+pub const RECORD_VERSION: u32 = 1;
+
+/// The records of one environment, opened by the one agent whose token is the newest.
+#[derive(Debug, Clone)]
+pub struct Records {
+    writer: Writer,
+    fence: FenceToken,
+}
+
+/// A release as recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReleaseRecord {
+    /// Its number.
+    pub number: ReleaseNumber,
+    /// Its name.
+    pub name: String,
+    /// When it was asked for, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// The stamp that served when it began.
+    pub old: Option<StampId>,
+    /// What was asked for, as the agent's API had it. JSON; its version is the API's.
+    pub request: String,
+    /// What it resolved to, once it has.
+    pub release: Option<Release>,
+    /// Where it is.
+    pub state: State,
+    /// When it came there, in milliseconds since 1970.
+    pub state_since_ms: u64,
+    /// From the decision to switch to the last dispatch on the old stamp, in nanoseconds.
+    pub switch_ns: Option<u64>,
+    /// From the decision to take it back to the last dispatch on its stamp, in nanoseconds.
+    pub rollback_ns: Option<u64>,
+}
+
+/// One line of the story of a release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRecord {
+    /// Counts the events of a release, from 1.
+    pub seq: u64,
+    /// When it was recorded, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The name of the state afterwards.
+    pub state: String,
+    /// What happened.
+    pub text: String,
+}
+
+/// What a transition changes besides the state.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// What the release resolved to.
+    pub release: Option<Release>,
+    /// See [`ReleaseRecord::switch_ns`].
+    pub switch_ns: Option<u64>,
+    /// See [`ReleaseRecord::rollback_ns`].
+    pub rollback_ns: Option<u64>,
+}
+
+/// JSON as recorded, with its version in front.
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    v: u32,
+    it: T,
+}
+
+fn encode<T: Serialize>(it: &T) -> String {
+    serde_json::to_string(&Versioned { v: RECORD_VERSION, it })
+        .expect("records have string keys and finite numbers")
+}
+
+fn decode<T: DeserializeOwned>(text: &str) -> rusqlite::Result<T> {
+    let broken = |e: serde_json::Error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e))
+    };
+    serde_json::from_str::<Versioned<T>>(text).map(|record| record.it).map_err(broken)
+}
+
+impl Records {
+    /// Opens or creates `control.db` and takes the next fence token. The caller holds the agent's lock.
+    pub async fn open(path: &Path) -> Result<Self, RecordsError> {
+        let writer = commit::open(path, SCHEMA_VERSION, migrate)?;
+        let fence = writer
+            .write(|t| {
+                let next = newest_fence(t)? + 1;
+                t.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('fence', ?1)", [next])?;
+                Ok(next)
+            })
+            .await?;
+        Ok(Self { writer, fence: FenceToken(fence) })
+    }
+
+    /// The token of this agent.
+    pub fn fence(&self) -> FenceToken {
+        self.fence
+    }
+
+    /// Adds a release in its first state. Its number is one above the last.
+    pub async fn create_release(
+        &self,
+        name: Option<String>,
+        old: Option<StampId>,
+        request: String,
+        at_ms: u64,
+    ) -> Result<ReleaseRecord, WriteError> {
+        self.write(move |t| {
+            let number: u64 =
+                t.query_row("SELECT coalesce(max(number), 0) + 1 FROM releases", [], |row| row.get(0))?;
+            let number = ReleaseNumber(number);
+            let name = name.unwrap_or_else(|| number.to_string());
+            let state = State::Planned;
+            t.execute(
+                "INSERT INTO releases (number, name, created_ms, old, request, state, state_since_ms) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?3)",
+                (number.0, &name, at_ms, old.map(|s| s.0), &request, encode(&state)),
+            )?;
+            add_event(t, number, at_ms, &state, "asked for")?;
+            Ok(ReleaseRecord {
+                number,
+                name,
+                created_ms: at_ms,
+                old,
+                request,
+                release: None,
+                state,
+                state_since_ms: at_ms,
+                switch_ns: None,
+                rollback_ns: None,
+            })
+        })
+        .await
+    }
+
+    /// Records that a release came to `state`, with what was found and the story in `text`.
+    pub async fn transition(
+        &self,
+        number: ReleaseNumber,
+        state: State,
+        findings: Findings,
+        text: String,
+        at_ms: u64,
+    ) -> Result<(), WriteError> {
+        self.write(move |t| {
+            t.execute(
+                "UPDATE releases SET state = ?2, state_since_ms = ?3, release = coalesce(?4, release), \
+                 switch_ns = coalesce(?5, switch_ns), rollback_ns = coalesce(?6, rollback_ns) \
+                 WHERE number = ?1",
+                (
+                    number.0,
+                    encode(&state),
+                    at_ms,
+                    findings.release.as_ref().map(encode),
+                    findings.switch_ns,
+                    findings.rollback_ns,
+                ),
+            )?;
+            add_event(t, number, at_ms, &state, &text)
+        })
+        .await
+    }
+
+    /// Adds a line to the story of a release without changing its state.
+    pub async fn note(&self, number: ReleaseNumber, text: String, at_ms: u64) -> Result<(), WriteError> {
+        self.write(move |t| {
+            let state: String =
+                t.query_row("SELECT state FROM releases WHERE number = ?1", [number.0], |row| row.get(0))?;
+            add_event(t, number, at_ms, &decode(&state)?, &text)
+        })
+        .await
+    }
+
+    /// The last `limit` releases, newest first.
+    pub async fn latest(&self, limit: u32) -> Result<Vec<ReleaseRecord>, WriteError> {
+        self.writer
+            .write(move |t| {
+                let mut query = t.prepare(&format!("{SELECT_RELEASE} ORDER BY number DESC LIMIT ?1"))?;
+                let rows = query.query_map([limit], read_release)?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// One release.
+    pub async fn release(&self, number: ReleaseNumber) -> Result<Option<ReleaseRecord>, WriteError> {
+        self.writer
+            .write(move |t| {
+                let one = format!("{SELECT_RELEASE} WHERE number = ?1");
+                Ok(t.query_row(&one, [number.0], read_release).optional()?)
+            })
+            .await
+    }
+
+    /// The events of a release after `after`, in order.
+    pub async fn events(&self, number: ReleaseNumber, after: u64) -> Result<Vec<EventRecord>, WriteError> {
+        self.writer
+            .write(move |t| {
+                let mut query = t.prepare(
+                    "SELECT seq, at_ms, state, text FROM events WHERE release = ?1 AND seq > ?2 ORDER BY seq",
+                )?;
+                let rows = query.query_map([number.0, after], |row| {
+                    Ok(EventRecord {
+                        seq: row.get(0)?,
+                        at_ms: row.get(1)?,
+                        state: row.get(2)?,
+                        text: row.get(3)?,
+                    })
+                })?;
+                Ok(rows.collect::<Result<_, _>>()?)
+            })
+            .await
+    }
+
+    /// Every change goes through here: an agent that was overtaken changes nothing.
+    async fn write<T, F>(&self, work: F) -> Result<T, WriteError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T, WriteError> + Send + 'static,
+    {
+        let ours = self.fence.0;
+        self.writer
+            .write(move |t| {
+                let newest = newest_fence(t)?;
+                if newest != ours {
+                    return Err(WriteError::Fenced { newest, ours });
+                }
+                work(t)
+            })
+            .await
+    }
+}
+
+/// Why records could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    /// The file could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The fence token could not be taken.
+    #[error("cannot take the next fence token")]
+    Fence(#[from] WriteError),
+}
+
+const SELECT_RELEASE: &str = "SELECT number, name, created_ms, old, request, release, state, state_since_ms, \
+     switch_ns, rollback_ns FROM releases";
+
+fn read_release(row: &Row<'_>) -> rusqlite::Result<ReleaseRecord> {
+    Ok(ReleaseRecord {
+        number: ReleaseNumber(row.get(0)?),
+        name: row.get(1)?,
+        created_ms: row.get(2)?,
+        old: row.get::<_, Option<u64>>(3)?.map(StampId),
+        request: row.get(4)?,
+        release: row.get::<_, Option<String>>(5)?.map(|text| decode(&text)).transpose()?,
+        state: decode(&row.get::<_, String>(6)?)?,
+        state_since_ms: row.get(7)?,
+        switch_ns: row.get(8)?,
+        rollback_ns: row.get(9)?,
+    })
+}
+
+fn newest_fence(t: &Transaction<'_>) -> rusqlite::Result<u64> {
+    let found = t.query_row("SELECT value FROM meta WHERE key = 'fence'", [], |row| row.get(0)).optional()?;
+    Ok(found.unwrap_or(0))
+}
+
+fn add_event(
+    t: &Transaction<'_>,
+    number: ReleaseNumber,
+    at_ms: u64,
+    state: &State,
+    text: &str,
+) -> Result<(), WriteError> {
+    t.execute(
+        "INSERT INTO events (release, seq, at_ms, state, text) VALUES \
+         (?1, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE release = ?1), ?2, ?3, ?4)",
+        (number.0, at_ms, state.name(), text),
+    )?;
+    Ok(())
+}
+
+fn migrate(t: &Transaction<'_>, found: u32) -> rusqlite::Result<()> {
+    if found < 1 {
+        t.execute_batch(
+            "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+             CREATE TABLE releases (
+                 number INTEGER PRIMARY KEY,
+                 name TEXT NOT NULL,
+                 created_ms INTEGER NOT NULL,
+                 old INTEGER,
+                 request TEXT NOT NULL,
+                 release TEXT,
+                 state TEXT NOT NULL,
+                 state_since_ms INTEGER NOT NULL,
+                 switch_ns INTEGER,
+                 rollback_ns INTEGER
+             );
+             CREATE TABLE events (
+                 release INTEGER NOT NULL REFERENCES releases (number),
+                 seq INTEGER NOT NULL,
+                 at_ms INTEGER NOT NULL,
+                 state TEXT NOT NULL,
+                 text TEXT NOT NULL,
+                 PRIMARY KEY (release, seq)
+             ) WITHOUT ROWID;",
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn opened(folder: &Path) -> Records {
+        Records::open(&folder.join("control.db")).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_release_is_found_again_with_its_story() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = opened(folder.path()).await;
+        let first = records.create_release(None, None, "{}".into(), 10).await.unwrap();
+        assert_eq!((first.number, first.name.as_str()), (ReleaseNumber(1), "r1"));
+        let findings = Findings { switch_ns: Some(7), ..Findings::default() };
+        records
+            .transition(first.number, State::Switching, findings, "smoke passed".into(), 20)
+            .await
+            .unwrap();
+        records.note(first.number, "an instance was slow".into(), 30).await.unwrap();
+        drop(records);
+
+        let records = opened(folder.path()).await;
+        let found = records.release(ReleaseNumber(1)).await.unwrap().unwrap();
+        assert_eq!((found.state, found.state_since_ms, found.switch_ns), (State::Switching, 20, Some(7)));
+        let story = records.events(ReleaseNumber(1), 1).await.unwrap();
+        let story: Vec<_> = story.iter().map(|e| (e.seq, e.state.as_str(), e.text.as_str())).collect();
+        assert_eq!(story, [(2, "switching", "smoke passed"), (3, "switching", "an instance was slow")]);
+        let second =
+            records.create_release(Some("v2".into()), Some(StampId(1)), "{}".into(), 40).await.unwrap();
+        assert_eq!(second.number, ReleaseNumber(2));
+        assert_eq!(records.latest(1).await.unwrap(), [second]);
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_was_overtaken_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let older = opened(folder.path()).await;
+        older.create_release(None, None, "{}".into(), 1).await.unwrap();
+        let newer = opened(folder.path()).await;
+        assert!(newer.fence() > older.fence());
+        let refused = older.create_release(None, None, "{}".into(), 2).await;
+        assert_eq!(refused, Err(WriteError::Fenced { newest: 2, ours: 1 }));
+        assert_eq!(newer.latest(10).await.unwrap().len(), 1);
+    }
+}
