@@ -108,7 +108,14 @@ impl StateFolder {
     pub fn write_mark(&self, mark: &Mark) -> std::io::Result<()> {
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        for folder in [self.root(), &self.run(), &self.logs(), &self.data(), &self.artifacts()] {
+        for folder in [
+            self.root(),
+            &self.run(),
+            &self.logs(),
+            &self.data(),
+            &self.artifacts(),
+            &self.root.join("secrets"),
+        ] {
             builder.create(folder)?;
         }
         let text = serde_json::to_vec_pretty(mark).expect("a mark has string keys");
@@ -118,6 +125,11 @@ impl StateFolder {
     /// The agent's records.
     pub fn control_db(&self) -> PathBuf {
         self.root.join("control.db")
+    }
+
+    /// Opens the preview door of this environment.
+    pub fn preview_token(&self) -> PathBuf {
+        self.root.join("secrets").join("preview-token")
     }
 
     /// The routing table the gateway boots from.

@@ -1,1 +1,46 @@
-//! (being written)
+//! The gateway: the data plane of one environment.
+//!
+//! Lives here: listening sockets' connections, the routing table and its slots, what happens to a request
+//! (`request`, one list from top to bottom), access lines, metrics, drain. Never here: releases, drivers of
+//! instances, the workload file. It is told what to serve by [`api::gateway`], and boots from what it was told
+//! last.
+//!
+//! Invariants:
+//! - A request is dispatched only under a claim of its stamp's slot, and a closed slot is never claimed (`slot`).
+//! - What may have been sent is not sent again, unless it is safe and has no body (`forward`).
+//! - Nothing that can be read in two ways gets past `guard`.
+//! - Every wait has a deadline and every buffer a limit (`limits`).
+
+mod limits;
+mod run;
+
+mod admin;
+mod apply;
+mod stored;
+
+mod routes;
+mod slot;
+
+mod clock;
+mod worker;
+
+mod client;
+mod guard;
+
+mod request;
+
+mod door;
+mod exchange;
+mod fields;
+mod forward;
+mod upstream;
+
+mod body;
+mod fault;
+
+mod access;
+mod ids;
+mod lines;
+mod metrics;
+
+pub use run::{Options, RunError, run, run_until};

@@ -53,7 +53,8 @@ pub struct Ledger {
     pub reference: Template,
     /// The path and query that lists what exists under `{ref}`.
     pub confirm: Template,
-    /// Where the list stands in the answer: every array found counts its members, anything else counts 1.
+    /// Where the list stands in the answer: every array found counts its members, null counts
+    /// nothing, anything else counts 1.
     pub count: JsonPath,
 }
 

@@ -82,6 +82,8 @@ pub enum ReasonKind {
     Operator,
     /// A state lasted longer than it may.
     Deadline,
+    /// The machine has no room for it.
+    Machine,
 }
 
 /// What happens to a release.
@@ -322,7 +324,7 @@ pub const DEADLINE_SLACK: Duration = Duration::from_secs(10);
 /// How long a release may be in `state`; none for the final ones.
 pub fn deadline(state: &State, configuration: &Configuration) -> Option<Duration> {
     let services = || configuration.services.values();
-    let drain = || services().map(|s| s.drain_timeout * 2).max().unwrap_or_default() + DEADLINE_SLACK;
+    let drain = || configuration.drain_timeout() * 2 + DEADLINE_SLACK;
     match state {
         State::Planned => Some(RESOLVE_LIMIT),
         // Services start one after the other where they need each other, so their times add up at worst.
@@ -408,6 +410,7 @@ impl fmt::Display for ReasonKind {
             Self::Smoke => "smoke",
             Self::Operator => "operator",
             Self::Deadline => "deadline",
+            Self::Machine => "machine",
         })
     }
 }

@@ -34,6 +34,13 @@ pub struct Configuration {
     pub policy: ReleasePolicy,
 }
 
+impl Configuration {
+    /// The longest any of its services may take to drain.
+    pub fn drain_timeout(&self) -> Duration {
+        self.services.values().map(|service| service.drain_timeout).max().unwrap_or_default()
+    }
+}
+
 /// What an environment must fulfil.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,0 +1,197 @@
+//! What an operator can ask of the agent.
+
+use crate::agent::{ACT_FIRST_LIMIT, Agent, AgentError, Current};
+use crate::server::Command;
+use crate::stamp::Stamp;
+use crate::status;
+use api::clock::{monotonic_ns, unix_ms};
+use api::gateway::{Persist, Table};
+use api::operator::{Accepted, ReleaseRequest};
+use api::problem::{Code, Problem};
+use model::machine::{self, Event, Side, State};
+use store::commit::WriteError;
+use store::records::{Findings, ReleaseRecord};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+/// The longest name of a release, in characters.
+const RELEASE_NAME_LIMIT: usize = 64;
+
+impl Agent {
+    pub(crate) async fn command(&mut self, command: Command) -> Result<(), AgentError> {
+        // Whoever asked may have gone; what was asked for is done all the same.
+        match command {
+            Command::Status(reply) => {
+                let _ = reply.send(status::status(self).await?);
+            }
+            Command::Configuration(reply) => {
+                let active = self.active().and_then(|id| self.stamps.get(&id));
+                let _ =
+                    reply.send(active.map(|stamp| stamp.release.configuration.clone()).ok_or_else(|| {
+                        Problem::new(Code::Conflict, "no release serves here yet")
+                            .hint(format!("mainstay release {}", self.mark.environment))
+                    }));
+            }
+            Command::Release(request, reply) => self.release(*request, reply).await?,
+            Command::Rollback(reply) => {
+                let answer = self.rollback().await?;
+                let _ = reply.send(answer);
+            }
+            Command::Down(reply) => self.go_down(reply),
+        }
+        Ok(())
+    }
+
+    async fn release(
+        &mut self,
+        request: ReleaseRequest,
+        reply: oneshot::Sender<Result<Accepted, Problem>>,
+    ) -> Result<(), AgentError> {
+        if let Err(problem) = self.check(&request) {
+            let _ = reply.send(Err(problem));
+            return Ok(());
+        }
+        match self.current.as_ref().map(|current| &current.record.state) {
+            Some(State::Promoted) => {
+                self.waiting = Some((request, reply));
+                let text = "a newer release is asked for".into();
+                self.event(Event::KeepOldOver, text, Findings::default()).await
+            }
+            Some(State::Retiring) => {
+                self.waiting = Some((request, reply));
+                Ok(())
+            }
+            _ => self.begin(request, reply).await,
+        }
+    }
+
+    fn check(&self, request: &ReleaseRequest) -> Result<(), Problem> {
+        let environment = &self.mark.environment;
+        let bad = |message: String| Err(Problem::new(Code::BadRequest, message));
+        let configuration = &request.configuration;
+        if (&configuration.workload, &configuration.environment) != (&self.mark.workload, environment) {
+            return bad(format!(
+                "the release is for {}/{}, this is {}/{environment}",
+                configuration.workload, configuration.environment, self.mark.workload
+            ));
+        }
+        if configuration.class != self.mark.class {
+            return bad(format!("the class of {environment} cannot change by a release"));
+        }
+        if let Some(name) = &request.name
+            && (name.is_empty()
+                || name.chars().count() > RELEASE_NAME_LIMIT
+                || name.chars().any(char::is_control))
+        {
+            return bad(format!("a release's name has 1 to {RELEASE_NAME_LIMIT} visible characters"));
+        }
+        if self.down || self.waiting.is_some() {
+            let doing = if self.down { "is going down" } else { "has another release waiting" };
+            return Err(Problem::new(Code::Conflict, format!("{environment} {doing}")));
+        }
+        match &self.current {
+            Some(Current { record: ReleaseRecord { number, name, state, .. }, .. })
+                if !state.is_final() && !matches!(state, State::Promoted | State::Retiring) =>
+            {
+                let message = format!("release {number} ({name}) is {state}; one release at a time");
+                let hint = format!("wait for it, or take it back: mainstay rollback {environment}");
+                Err(Problem::new(Code::Conflict, message).hint(hint))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn begin(
+        &mut self,
+        request: ReleaseRequest,
+        reply: oneshot::Sender<Result<Accepted, Problem>>,
+    ) -> Result<(), AgentError> {
+        let text = serde_json::to_string(&request).expect("a request has string keys and finite numbers");
+        let created = self.records.create_release(request.name.clone(), self.active(), text, unix_ms()).await;
+        let record = match created {
+            Ok(record) => record,
+            Err(WriteError::Full) => {
+                let message = "the disk is full: a release is recorded before it begins";
+                let _ = reply.send(Err(Problem::new(Code::Machine, message)));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let _ = reply.send(Ok(Accepted { number: record.number }));
+        self.crash.recorded(&record.state);
+        let decided_ns = Some(monotonic_ns());
+        self.current =
+            Some(Current { record, request, decided_ns, begun: false, deadline: None, unrecorded: None });
+        self.tell_news();
+        self.enter();
+        Ok(())
+    }
+
+    async fn rollback(&mut self) -> Result<Result<Accepted, Problem>, AgentError> {
+        let environment = &self.mark.environment;
+        let nothing = |message: String| {
+            let hint = format!("release the earlier artifact again: mainstay release {environment}");
+            Problem::new(Code::Conflict, message).hint(hint)
+        };
+        let Some(current) = &self.current else {
+            return Ok(Err(nothing("nothing was ever released here".into())));
+        };
+        let (number, name) = (current.record.number, current.record.name.clone());
+        if machine::next(current.record.old.is_some(), &current.record.state, &Event::RollbackAsked).is_err()
+        {
+            let state = &current.record.state;
+            let message =
+                format!("release {number} ({name}) is {state}: the stamp before it is not kept any longer");
+            return Ok(Err(nothing(message)));
+        }
+        let serving = machine::serving(&current.record.state) == Side::Candidate;
+        let old_ready = current.record.old.and_then(|id| self.stamps.get(&id)).is_some_and(Stamp::any_ready);
+        if serving && current.record.old.is_some() && !old_ready {
+            let message = format!("the stamp before {number} ({name}) has no instance that is ready");
+            return Ok(Err(
+                Problem::new(Code::Conflict, message).hint(format!("mainstay status {environment}"))
+            ));
+        }
+        self.event(Event::RollbackAsked, "taken back by an operator".into(), Findings::default()).await?;
+        Ok(Ok(Accepted { number }))
+    }
+
+    fn go_down(&mut self, reply: oneshot::Sender<Result<(), Problem>>) {
+        if let Some(Current { record: ReleaseRecord { number, name, state, .. }, .. }) = &self.current
+            && !state.is_final()
+            && !matches!(state, State::Promoted | State::Retiring)
+        {
+            let message = format!("release {number} ({name}) is {state}");
+            let hint = format!("wait for it, or take it back: mainstay rollback {}", self.mark.environment);
+            let _ = reply.send(Err(Problem::new(Code::Conflict, message).hint(hint)));
+            return;
+        }
+        self.down = true;
+        let table = Table {
+            preview_token: self.preview_token.clone(),
+            trusted_proxies: self.mark.listen.trusted_proxies.clone(),
+            active: None,
+            candidate: None,
+        };
+        self.work = JoinSet::new();
+        let serial = self.router.want(table, Persist::After);
+        let router = self.router.clone();
+        let stamps: Vec<_> = self
+            .stamps
+            .values()
+            .map(|stamp| (stamp.id, stamp.watch(), stamp.release.configuration.drain_timeout()))
+            .collect();
+        tokio::spawn(async move {
+            // A gateway that does not answer has nothing in flight that could be drained.
+            let _ = tokio::time::timeout(ACT_FIRST_LIMIT, router.applied(serial)).await;
+            for (id, watch, patience) in &stamps {
+                router.drained(*id, *patience).await;
+                watch.stop();
+            }
+            for (_, watch, _) in stamps {
+                watch.stopped().await;
+            }
+            let _ = reply.send(Ok(()));
+        });
+    }
+}

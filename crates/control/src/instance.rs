@@ -1,0 +1,302 @@
+//! One instance, supervised: found again or started, made ready, started again when it ends, stopped.
+
+use crate::stamp::Surroundings;
+use api::shim::Start;
+use model::artifact::Artifact;
+use model::name::InstanceId;
+use model::template::MissingValue;
+use model::workload::Service;
+use runtime::{Adopted, Instance, NotReady, describe_exit};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// An instance that ran this long is started again at once; one that did not waits longer each time.
+const STEADY_AFTER: Duration = Duration::from_secs(10);
+/// The first wait.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+/// The longest wait.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// How many ports are tried when strangers take them between the check and the start.
+const PORT_TRIES: u32 = 5;
+
+/// What is known of an instance.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct View {
+    pub(crate) phase: Phase,
+    pub(crate) port: u16,
+    pub(crate) pid: Option<u32>,
+    /// Starts after an exit that nobody asked for.
+    pub(crate) restarts: u32,
+    /// The last exit nobody asked for, or the last start that failed.
+    pub(crate) last_exit: Option<String>,
+}
+
+/// Where an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// This agent has not looked for it yet: it may be serving.
+    Unknown,
+    /// It runs and has not answered yet, or waits for what it needs.
+    Starting,
+    /// It may get requests.
+    Ready(SocketAddr),
+    /// It has ended, or did not get ready, and will be started again.
+    Down,
+    /// It was told to stop, and has.
+    Stopped,
+}
+
+/// What the stamp wants of its instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// Found or started, and started again when it ends.
+    Run,
+    /// Left running when it is found, and not started: it is to be stopped soon.
+    Keep,
+    Stop,
+}
+
+/// What is to run, and where.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) id: InstanceId,
+    pub(crate) service: Service,
+    pub(crate) artifact: Artifact,
+    /// The instances it uses, with the variable that gets their address.
+    pub(crate) needs: Vec<Need>,
+    pub(crate) surroundings: Arc<Surroundings>,
+}
+
+/// An instance that another one needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Need {
+    pub(crate) address_as: Option<String>,
+    pub(crate) view: watch::Receiver<View>,
+}
+
+impl View {
+    pub(crate) fn unknown() -> Self {
+        Self { phase: Phase::Unknown, port: 0, pid: None, restarts: 0, last_exit: None }
+    }
+
+    pub(crate) fn ready(&self) -> Option<SocketAddr> {
+        match self.phase {
+            Phase::Ready(address) => Some(address),
+            Phase::Unknown | Phase::Starting | Phase::Down | Phase::Stopped => None,
+        }
+    }
+}
+
+/// How a life of an instance ended.
+enum Life {
+    /// It was wanted no longer.
+    Stopped,
+    /// It ended or did not get ready; `blameless` when a stranger had taken its port.
+    Over { text: String, blameless: bool },
+}
+
+/// Keeps one instance as wanted, until it is stopped. `changed` is called after every change of the view.
+pub(crate) async fn supervise(
+    plan: Plan,
+    mut want: watch::Receiver<Want>,
+    view: watch::Sender<View>,
+    changed: impl Fn(),
+) {
+    let publish = |update: &dyn Fn(&mut View)| {
+        view.send_modify(|view| update(view));
+        changed();
+    };
+    let mut backoff = Duration::ZERO;
+    let mut port_tries = 0;
+    loop {
+        let began = Instant::now();
+        let life = match find(&plan).await {
+            Some(instance) => live(&plan, instance, &mut want, &publish).await,
+            None if *want.borrow() != Want::Run => break,
+            None => {
+                publish(&|view| view.phase = Phase::Starting);
+                begin(&plan, &mut want, &publish).await
+            }
+        };
+        let (text, blameless) = match life {
+            Life::Stopped => break,
+            Life::Over { text, blameless } => (text, blameless),
+        };
+        port_tries += 1;
+        if blameless && port_tries < PORT_TRIES {
+            continue;
+        }
+        port_tries = 0;
+        tracing::warn!(instance = %plan.id, "{text}");
+        publish(&|view| {
+            view.phase = Phase::Down;
+            view.pid = None;
+            view.restarts += 1;
+            view.last_exit = Some(text.clone());
+        });
+        backoff = match began.elapsed() {
+            lived if lived >= STEADY_AFTER => Duration::ZERO,
+            _ => (backoff * 2).clamp(FIRST_BACKOFF, LONGEST_BACKOFF),
+        };
+        tokio::select! {
+            () = tokio::time::sleep(backoff) => {}
+            () = stop_wanted(&mut want) => break,
+        }
+    }
+    publish(&|view| {
+        view.phase = Phase::Stopped;
+        view.pid = None;
+    });
+}
+
+async fn stop_wanted(want: &mut watch::Receiver<Want>) {
+    // A stamp that is dropped without stopping leaves its instances to the next agent.
+    if want.wait_for(|want| *want == Want::Stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The instance, when an earlier agent has left it running.
+async fn find(plan: &Plan) -> Option<Instance> {
+    match plan.surroundings.driver.adopt(&plan.id).await {
+        Ok(Adopted::Running(instance)) => Some(instance),
+        Ok(Adopted::Ended(_) | Adopted::Gone) => None,
+        Err(error) => {
+            // Starting it says what is wrong, if anything is.
+            tracing::warn!(instance = %plan.id, "cannot tell whether it runs: {error}");
+            None
+        }
+    }
+}
+
+/// Starts the instance and lives its life.
+async fn begin(plan: &Plan, want: &mut watch::Receiver<Want>, publish: &impl Fn(&dyn Fn(&mut View))) -> Life {
+    let needed = tokio::select! {
+        needed = addresses_of_needs(plan) => needed,
+        () = stop_wanted(want) => return Life::Stopped,
+    };
+    let over = |text: String| Life::Over { text, blameless: false };
+    let port = match plan.surroundings.ports().allocate() {
+        Ok(port) => port,
+        Err(error) => return over(error.to_string()),
+    };
+    let start = match start_of(plan, port, &needed) {
+        Ok(start) => start,
+        Err(error) => return over(error.to_string()),
+    };
+    publish(&|view| view.port = port);
+    let life = match plan.surroundings.driver.start(&start).await {
+        Ok(instance) => live(plan, instance, want, publish).await,
+        Err(error) => over(error.to_string()),
+    };
+    plan.surroundings.ports().release(port);
+    life
+}
+
+/// From a running process to its end.
+async fn live(
+    plan: &Plan,
+    instance: Instance,
+    want: &mut watch::Receiver<Want>,
+    publish: &impl Fn(&dyn Fn(&mut View)),
+) -> Life {
+    let running = instance.running();
+    let (pid, port) = (running.process.pid, running.port);
+    plan.surroundings.ports().take(port);
+    publish(&|view| {
+        view.pid = Some(pid);
+        view.port = port;
+    });
+    tokio::select! {
+        ready = instance.ready(&plan.service.ready) => match ready {
+            Ok(address) => publish(&|view| view.phase = Phase::Ready(address)),
+            Err(not_ready) => {
+                let blameless = matches!(not_ready, NotReady::Stranger { .. });
+                stop(plan, &instance).await;
+                return Life::Over { text: not_ready.to_string(), blameless };
+            }
+        },
+        () = stop_wanted(want) => {
+            stop(plan, &instance).await;
+            return Life::Stopped;
+        }
+    }
+    tokio::select! {
+        exit = instance.ended() => Life::Over { text: describe_exit(&exit), blameless: false },
+        () = stop_wanted(want) => {
+            stop(plan, &instance).await;
+            Life::Stopped
+        }
+    }
+}
+
+async fn addresses_of_needs(plan: &Plan) -> BTreeMap<String, SocketAddr> {
+    let mut addresses = BTreeMap::new();
+    for need in &plan.needs {
+        let mut view = need.view.clone();
+        // A need whose task is gone is being stopped, and so are we.
+        let Ok(ready) = view.wait_for(|view| view.ready().is_some()).await else {
+            return std::future::pending().await;
+        };
+        if let (Some(variable), Some(address)) = (&need.address_as, ready.ready()) {
+            addresses.insert(variable.clone(), address);
+        }
+    }
+    addresses
+}
+
+fn start_of(plan: &Plan, port: u16, needed: &BTreeMap<String, SocketAddr>) -> Result<Start, MissingValue> {
+    let surroundings = &plan.surroundings;
+    let value = |name: &str| {
+        Some(Cow::Owned(match name {
+            "port" => port.to_string(),
+            "data" => surroundings.folder.data().display().to_string(),
+            "release.id" => surroundings.release_id.clone(),
+            "environment.name" => surroundings.environment.to_string(),
+            "stamp.name" => plan.id.stamp.to_string(),
+            "instance.index" => plan.id.index.to_string(),
+            _ => return None,
+        }))
+    };
+    let mut command = Vec::new();
+    for part in &plan.service.run {
+        command.push(part.render(value)?);
+    }
+    let folder = match &plan.artifact {
+        Artifact::Stored { digest } => surroundings.folder.artifact(digest),
+        Artifact::Command { executable, folder, .. } => {
+            command[0] = executable.display().to_string();
+            folder.clone()
+        }
+    };
+    let mut env: BTreeMap<String, String> = surroundings.base_env.clone();
+    env.insert("PORT".into(), port.to_string());
+    for (name, address) in needed {
+        env.insert(name.clone(), format!("http://{address}"));
+    }
+    for (name, text) in &plan.service.env {
+        env.insert(name.clone(), text.render(value)?);
+    }
+    Ok(Start {
+        v: api::PROTOCOL_VERSION,
+        fence: surroundings.fence,
+        instance: plan.id.clone(),
+        command,
+        folder,
+        env: env.into_iter().collect(),
+        open_files: plan.service.limits.open_files,
+        log: surroundings.folder.instance_log(plan.id.stamp, &plan.id.component, plan.id.index),
+        port,
+    })
+}
+
+/// Stops it. What cannot be stopped is said: there is nothing else to do about it.
+async fn stop(plan: &Plan, instance: &Instance) {
+    if let Err(error) = instance.stop(plan.service.drain_timeout).await {
+        tracing::error!("{error}");
+    }
+}

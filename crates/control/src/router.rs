@@ -1,0 +1,170 @@
+//! What the gateway is told: one task brings the latest wanted table to it, whatever happens to the gateway.
+
+use api::client::{CallError, Client};
+use api::gateway::{Applied, ClosedSlot, GatewayState, Persist, PutTable, Table};
+use model::name::{FenceToken, StampId};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long one call to the gateway may take. It answers after an fsync at most.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How soon a table that could not be brought is tried again. A gateway is started again within this order.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+/// How often the gateway is looked at when nothing happens.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked at while a stamp drains.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A table to bring.
+#[derive(Debug, Clone)]
+struct Wanted {
+    /// Counts the tables wanted by this agent, from 1; 0 is none yet.
+    serial: u64,
+    persist: Persist,
+    table: Option<Table>,
+}
+
+/// What is known of the gateway.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RouterView {
+    /// The last table it has taken on, by its serial.
+    pub(crate) applied: u64,
+    /// Slots that were closed, with their last dispatch.
+    pub(crate) closed: BTreeMap<StampId, ClosedSlot>,
+    /// As last seen; none when it did not answer.
+    pub(crate) gateway: Option<GatewayState>,
+    /// Why the last try did not work.
+    pub(crate) error: Option<String>,
+}
+
+/// Speaks to the gateway. Clones speak through the same task.
+#[derive(Debug, Clone)]
+pub(crate) struct Router {
+    wanted: watch::Sender<Wanted>,
+    view: watch::Receiver<RouterView>,
+    client: Client,
+}
+
+impl Router {
+    /// Starts the task. It ends with the last clone of the router.
+    pub(crate) fn start(socket: PathBuf, fence: FenceToken) -> Self {
+        let client = Client::new(socket, CALL_TIMEOUT);
+        let none = Wanted { serial: 0, persist: Persist::After, table: None };
+        let (wanted, to_bring) = watch::channel(none);
+        let (publish, view) = watch::channel(RouterView::default());
+        tokio::spawn(bring(client.clone(), fence, to_bring, publish));
+        Self { wanted, view, client }
+    }
+
+    /// Wants `table` from now on; earlier ones that were not brought yet are forgotten. Gives its serial.
+    pub(crate) fn want(&self, table: Table, persist: Persist) -> u64 {
+        let mut serial = 0;
+        self.wanted.send_modify(|wanted| {
+            serial = wanted.serial + 1;
+            *wanted = Wanted { serial, persist, table: Some(table) };
+        });
+        serial
+    }
+
+    /// Waits until the gateway has taken on the table with this serial, or a later one.
+    pub(crate) async fn applied(&self, serial: u64) -> RouterView {
+        let mut view = self.view.clone();
+        let view = view.wait_for(|view| view.applied >= serial).await;
+        view.expect("the task lives as long as a router does").clone()
+    }
+
+    /// What is known now.
+    pub(crate) fn view(&self) -> RouterView {
+        self.view.borrow().clone()
+    }
+
+    /// Asks the gateway how it is; none when it does not answer.
+    pub(crate) async fn look(&self) -> Option<GatewayState> {
+        self.client.get("/v1/state").await.ok()
+    }
+
+    /// Waits until nothing is in flight on a closed slot, or `patience` is over. Gives what is left.
+    pub(crate) async fn drained(&self, stamp: StampId, patience: Duration) -> u64 {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let state = self.look().await;
+            // A gateway that was started again has nothing in flight on a slot it never had.
+            let slot = state.and_then(|state| state.closed.into_iter().find(|slot| slot.stamp == stamp));
+            let left = slot.map_or(0, |slot| slot.in_flight);
+            if left == 0 || tokio::time::Instant::now() >= deadline {
+                return left;
+            }
+            tokio::time::sleep(DRAIN_LOOK_EVERY).await;
+        }
+    }
+}
+
+async fn bring(
+    client: Client,
+    fence: FenceToken,
+    mut to_bring: watch::Receiver<Wanted>,
+    publish: watch::Sender<RouterView>,
+) {
+    let mut brought = 0;
+    let mut pid = None;
+    loop {
+        let wanted = to_bring.borrow_and_update().clone();
+        if let Some(table) = wanted.table.filter(|_| wanted.serial > brought) {
+            let put = PutTable { v: api::PROTOCOL_VERSION, fence, persist: wanted.persist, table };
+            match client.call::<Applied>(http::Method::PUT, "/v1/table", &put).await {
+                Ok(applied) => {
+                    brought = wanted.serial;
+                    publish.send_modify(|view| take_on(view, brought, applied));
+                }
+                Err(error) => {
+                    complain(&error);
+                    publish.send_modify(|view| {
+                        view.error = Some(error.to_string());
+                        view.gateway = None;
+                    });
+                    tokio::time::sleep(RETRY_AFTER).await;
+                    continue;
+                }
+            }
+        }
+        let state: Result<GatewayState, _> = client.get("/v1/state").await;
+        if let Ok(state) = &state {
+            // A gateway that was started again serves from the table it stored: it is told afresh.
+            if state.revision == 0 || pid.is_some_and(|pid| pid != state.pid) {
+                brought = 0;
+            }
+            pid = Some(state.pid);
+        }
+        publish.send_modify(|view| {
+            view.error = state.as_ref().err().map(ToString::to_string);
+            view.gateway = state.ok();
+        });
+        if wanted.serial > brought {
+            continue;
+        }
+        tokio::select! {
+            changed = to_bring.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+fn take_on(view: &mut RouterView, serial: u64, applied: Applied) {
+    if let Some(error) = applied.not_stored {
+        tracing::error!("the gateway acted on a table it could not store: {error}");
+    }
+    view.applied = serial;
+    view.error = None;
+    for slot in applied.closed {
+        view.closed.insert(slot.stamp, slot);
+    }
+}
+
+fn complain(error: &CallError) {
+    match error {
+        CallError::Refused(problem) => tracing::error!("the gateway refused a table: {problem}"),
+        CallError::NotThere { .. } | CallError::NoAnswer { .. } => tracing::warn!("{error}"),
+    }
+}

@@ -1,0 +1,200 @@
+//! A stamp: all instances of one release, each in a task of its own.
+
+use crate::instance::{self, Need, Phase, Plan, View, Want};
+use api::folder::StateFolder;
+use model::artifact::Release;
+use model::name::{ComponentName, EnvironmentName, FenceToken, InstanceId, StampId};
+use runtime::Driver;
+use runtime::ports::{NoPort, Ports};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// What every instance of a stamp sees alike.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) folder: StateFolder,
+    pub(crate) driver: Arc<Driver>,
+    pub(crate) ports: Arc<Mutex<PortBook>>,
+    pub(crate) fence: FenceToken,
+    pub(crate) environment: EnvironmentName,
+    pub(crate) release_id: String,
+    /// What services see of the variables of whoever brought the environment up.
+    pub(crate) base_env: BTreeMap<String, String>,
+}
+
+impl Surroundings {
+    pub(crate) fn ports(&self) -> MutexGuard<'_, PortBook> {
+        self.ports.lock().expect("nothing panics while it holds the ports")
+    }
+}
+
+/// The ports of an environment, and which are in use by its instances.
+#[derive(Debug)]
+pub(crate) struct PortBook {
+    ports: Ports,
+    taken: BTreeSet<u16>,
+}
+
+impl PortBook {
+    pub(crate) fn new(ports: Ports) -> Self {
+        Self { ports, taken: BTreeSet::new() }
+    }
+
+    pub(crate) fn allocate(&mut self) -> Result<u16, NoPort> {
+        let port = self.ports.allocate(&self.taken)?;
+        self.taken.insert(port);
+        Ok(port)
+    }
+
+    /// An instance was found that uses `port`.
+    pub(crate) fn take(&mut self, port: u16) {
+        self.taken.insert(port);
+    }
+
+    pub(crate) fn release(&mut self, port: u16) {
+        self.taken.remove(&port);
+    }
+}
+
+/// One complete deployment of a release.
+#[derive(Debug)]
+pub(crate) struct Stamp {
+    pub(crate) id: StampId,
+    pub(crate) release: Arc<Release>,
+    want: watch::Sender<Want>,
+    instances: Vec<(InstanceId, watch::Receiver<View>)>,
+    /// Dropping the stamp ends the tasks and leaves the processes to the next agent.
+    _tasks: JoinSet<()>,
+}
+
+impl Stamp {
+    /// Finds every instance, and starts it where it is wanted to run. `changed` hears of every change of an instance; a full queue means
+    /// that it is about to look anyway.
+    pub(crate) fn run(
+        id: StampId,
+        release: Arc<Release>,
+        surroundings: &Arc<Surroundings>,
+        want: Want,
+        changed: &mpsc::Sender<()>,
+    ) -> Self {
+        let (want, wanted) = watch::channel(want);
+        let services = &release.configuration.services;
+        let mut views: BTreeMap<&ComponentName, Vec<watch::Receiver<View>>> = BTreeMap::new();
+        let mut senders = Vec::new();
+        for (component, service) in services {
+            for index in 0..service.instances {
+                let (sender, view) = watch::channel(View::unknown());
+                views.entry(component).or_default().push(view);
+                senders.push((InstanceId { stamp: id, component: component.clone(), index }, sender));
+            }
+        }
+        let mut tasks = JoinSet::new();
+        let mut instances = Vec::new();
+        for (instance, sender) in senders {
+            let service = services[&instance.component].clone();
+            let artifact = release.artifacts[&instance.component].clone();
+            let need = |name: &ComponentName| {
+                let copies = &views[name];
+                // Copies of what is needed are shared out evenly among those who need it.
+                let view = copies[instance.index as usize % copies.len()].clone();
+                Need { address_as: services[name].address_as.clone(), view }
+            };
+            let needs = service.needs.iter().map(need).collect();
+            instances.push((instance.clone(), sender.subscribe()));
+            let surroundings = Arc::clone(surroundings);
+            let plan = Plan { id: instance, service, artifact, needs, surroundings };
+            let changed = changed.clone();
+            let nudge = move || {
+                let _ = changed.try_send(());
+            };
+            tasks.spawn(instance::supervise(plan, wanted.clone(), sender, nudge));
+        }
+        Self { id, release: Arc::clone(&release), want, instances, _tasks: tasks }
+    }
+
+    /// Every instance with what is known of it.
+    pub(crate) fn views(&self) -> impl Iterator<Item = (&InstanceId, View)> {
+        self.instances.iter().map(|(id, view)| (id, view.borrow().clone()))
+    }
+
+    /// Whether this agent has looked at every instance.
+    pub(crate) fn known(&self) -> bool {
+        self.views().all(|(_, view)| view.phase != Phase::Unknown)
+    }
+
+    /// Whether every instance was told to stop and has.
+    pub(crate) fn stopped(&self) -> bool {
+        self.views().all(|(_, view)| view.phase == Phase::Stopped)
+    }
+
+    /// Whether every instance may get requests.
+    pub(crate) fn ready(&self) -> bool {
+        self.views().all(|(_, view)| view.ready().is_some())
+    }
+
+    /// Whether some instance may get requests.
+    pub(crate) fn any_ready(&self) -> bool {
+        self.views().any(|(_, view)| view.ready().is_some())
+    }
+
+    /// Watches and stops this stamp from elsewhere.
+    pub(crate) fn watch(&self) -> StampWatch {
+        StampWatch { want: self.want.clone(), instances: self.instances.clone() }
+    }
+}
+
+/// The views of a stamp's instances, and the word to stop.
+#[derive(Debug, Clone)]
+pub(crate) struct StampWatch {
+    want: watch::Sender<Want>,
+    instances: Vec<(InstanceId, watch::Receiver<View>)>,
+}
+
+impl StampWatch {
+    /// Waits until every instance is ready. The error is the first one that could not get ready.
+    pub(crate) async fn ready(mut self) -> Result<(), String> {
+        let waits = self.instances.iter_mut().map(|(id, view)| async move {
+            let decided = |view: &View| view.ready().is_some() || view.phase == Phase::Down;
+            match view.wait_for(decided).await {
+                Ok(view) if view.ready().is_some() => Ok(()),
+                Ok(view) => Err(format!("{id} {}", view.last_exit.clone().unwrap_or_default())),
+                Err(_) => Err(format!("{id} is not supervised any longer")),
+            }
+        });
+        let mut waits: Vec<_> = waits.map(Box::pin).collect();
+        // The first failure counts, whichever instance it comes from.
+        std::future::poll_fn(|context| {
+            let mut failed = None;
+            waits.retain_mut(|wait| match wait.as_mut().poll(context) {
+                std::task::Poll::Ready(Ok(())) => false,
+                std::task::Poll::Ready(Err(text)) => {
+                    failed.get_or_insert(text);
+                    false
+                }
+                std::task::Poll::Pending => true,
+            });
+            match failed {
+                Some(text) => std::task::Poll::Ready(Err(text)),
+                None if waits.is_empty() => std::task::Poll::Ready(Ok(())),
+                None => std::task::Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Tells every instance to stop.
+    pub(crate) fn stop(&self) {
+        // Without receivers there is no instance left.
+        let _ = self.want.send(Want::Stop);
+    }
+
+    /// Waits until every instance has stopped.
+    pub(crate) async fn stopped(mut self) {
+        for (_, view) in &mut self.instances {
+            // A task that is gone has nothing left to stop.
+            let _ = view.wait_for(|view| view.phase == Phase::Stopped).await;
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! One step of the release machine: what is recorded, what the gateway is told, what runs, what is done.
+
+use crate::agent::{ACT_FIRST_LIMIT, Agent, AgentError};
+use crate::instance::Want;
+use crate::router::RouterView;
+use crate::stamp::{Stamp, Surroundings};
+use crate::work::Work;
+use api::clock::{monotonic_ns, unix_ms};
+use api::gateway::{Persist, Table, TableInstance, TableStamp};
+use model::artifact::Release;
+use model::machine::{self, Event, Order, Side, State};
+use model::name::StampId;
+use std::sync::Arc;
+use std::time::Duration;
+use store::commit::WriteError;
+use store::records::Findings;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+impl Agent {
+    /// One step of the machine: recorded and acted in the order the new state asks for.
+    pub(crate) async fn event(
+        &mut self,
+        event: Event,
+        text: String,
+        mut findings: Findings,
+    ) -> Result<(), AgentError> {
+        let Some(current) = &self.current else { return Ok(()) };
+        let decided_ns = monotonic_ns();
+        let (from, has_old) = (current.record.state.clone(), current.record.old.is_some());
+        let state = match machine::next(has_old, &from, &event) {
+            Ok(state) => state,
+            Err(not_possible) => {
+                tracing::info!("{not_possible}");
+                return Ok(());
+            }
+        };
+        if state == from {
+            self.enter();
+            return Ok(());
+        }
+        if machine::order(&state) == Order::ActThenRecord
+            && let Some(table) = self.table(&state)
+        {
+            let serial = self.want(table, Persist::After);
+            let lost = (machine::serving(&from) == Side::Candidate).then(|| self.candidate()).flatten();
+            let routed = tokio::time::timeout(ACT_FIRST_LIMIT, self.router.applied(serial)).await.ok();
+            findings.rollback_ns = since(Some(decided_ns), routed.as_ref(), lost);
+        }
+        match self.record(&state, &findings, &text).await {
+            Ok(()) => {}
+            Err(WriteError::Full) if forward(&state) => {
+                let reason = machine::Reason {
+                    kind: machine::ReasonKind::Machine,
+                    text: format!("the disk is full: {state} could not be recorded"),
+                };
+                let (text, failed) = (reason.text.clone(), Event::Failed { reason });
+                return Box::pin(self.event(failed, text, Findings::default())).await;
+            }
+            Err(WriteError::Full) => {
+                tracing::error!("the disk is full: {state} is not recorded yet");
+                self.set_unrecorded(findings.clone(), text);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let current = self.current.as_mut().expect("it was there above");
+        current.record.state = state;
+        current.record.state_since_ms = unix_ms();
+        current.record.switch_ns = findings.switch_ns.or(current.record.switch_ns);
+        current.record.rollback_ns = findings.rollback_ns.or(current.record.rollback_ns);
+        current.record.release = findings.release.or(current.record.release.take());
+        current.decided_ns = Some(decided_ns);
+        current.begun = false;
+        self.crash.recorded(&current.record.state);
+        self.tell_news();
+        self.ensure_stamps().await?;
+        self.enter();
+        self.begin_waiting().await
+    }
+
+    async fn record(&mut self, state: &State, findings: &Findings, text: &str) -> Result<(), WriteError> {
+        let current = self.current.as_ref().expect("there is a release to record");
+        let number = current.record.number;
+        self.records.transition(number, state.clone(), findings.clone(), text.into(), unix_ms()).await
+    }
+
+    fn set_unrecorded(&mut self, findings: Findings, text: String) {
+        if let Some(current) = &mut self.current {
+            current.unrecorded = Some((findings, text));
+        }
+    }
+
+    /// Tries again what the disk had no room for.
+    pub(crate) async fn record_again(&mut self) -> Result<(), AgentError> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let Some((findings, text)) = current.unrecorded.take() else { return Ok(()) };
+        let state = current.record.state.clone();
+        match self.record(&state, &findings, &text).await {
+            Ok(()) => self.tell_news(),
+            Err(WriteError::Full) => self.set_unrecorded(findings, text),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn tell_news(&self) {
+        self.news.send_modify(|count| *count += 1);
+    }
+
+    /// The stamp that serves.
+    pub(crate) fn active(&self) -> Option<StampId> {
+        let record = &self.current.as_ref()?.record;
+        match machine::serving(&record.state) {
+            Side::Old => record.old,
+            Side::Candidate => Some(record.number.stamp()),
+        }
+    }
+
+    pub(crate) fn candidate(&self) -> Option<StampId> {
+        self.current.as_ref().map(|current| current.record.number.stamp())
+    }
+
+    /// Has a stamp for each side of the release that is to run or still to be stopped, and forgets the others.
+    pub(crate) async fn ensure_stamps(&mut self) -> Result<(), AgentError> {
+        let Some(current) = &self.current else { return Ok(()) };
+        let state = current.record.state.clone();
+        let (old, candidate) = (current.record.old, current.record.number.stamp());
+        let sides = [(Side::Old, old), (Side::Candidate, Some(candidate))];
+        for (side, id) in sides {
+            let Some(id) = id.filter(|id| !self.stamps.contains_key(id)) else { continue };
+            let want = match machine::runs(&state, side) {
+                true => Want::Run,
+                // What a killed agent was stopping is found again, drained and stopped by this one.
+                false if !state.is_final() => Want::Keep,
+                false => continue,
+            };
+            let Some(release) = self.release_of(id).await? else { continue };
+            let stamp = Stamp::run(id, release.clone(), &self.surroundings(&release), want, &self.nudge);
+            self.stamps.insert(id, stamp);
+        }
+        self.stamps.retain(|id, stamp| {
+            let wanted = sides.iter().any(|(side, of)| *of == Some(*id) && machine::runs(&state, *side));
+            wanted || !stamp.stopped()
+        });
+        Ok(())
+    }
+
+    async fn release_of(&self, id: StampId) -> Result<Option<Arc<Release>>, AgentError> {
+        if let Some(current) = &self.current
+            && current.record.number.stamp() == id
+        {
+            return Ok(current.record.release.clone().map(Arc::new));
+        }
+        let record = self.records.release(id.release()).await?;
+        Ok(record.and_then(|record| record.release).map(Arc::new))
+    }
+
+    fn surroundings(&self, release: &Release) -> Arc<Surroundings> {
+        Arc::new(Surroundings {
+            folder: self.folder.clone(),
+            driver: Arc::clone(&self.driver),
+            ports: Arc::clone(&self.ports),
+            fence: self.records.fence(),
+            environment: self.mark.environment.clone(),
+            release_id: release.digest.short().to_owned(),
+            base_env: self.base_env.clone(),
+        })
+    }
+
+    /// Begins the work of the present state: on coming to it, and when this agent finds it recorded.
+    pub(crate) fn enter(&mut self) {
+        // The work of the state before is dropped; whatever it did is done again if it is still wanted.
+        self.work = JoinSet::new();
+        let Some(current) = &mut self.current else { return };
+        let configuration = &current.request.configuration;
+        let state = current.record.state.clone();
+        let spent = unix_ms().saturating_sub(current.record.state_since_ms);
+        let limit = machine::deadline(&state, configuration);
+        // By the wall clock, which may have jumped: never longer than the limit from now.
+        current.deadline =
+            limit.map(|limit| Instant::now() + limit.saturating_sub(Duration::from_millis(spent)).min(limit));
+        current.begun = false;
+        self.begin_work();
+    }
+
+    /// Begins the work of the present state, unless an instance that may be serving has not been looked for:
+    /// then the gateway is left as it is until it has.
+    fn begin_work(&mut self) {
+        let Some(current) = &self.current else { return };
+        let state = current.record.state.clone();
+        let Some(table) = self.table(&state) else { return };
+        let persist = match &state {
+            State::Switching => Persist::First,
+            State::Planned
+            | State::Provisioning
+            | State::Verifying
+            | State::Promoted
+            | State::TakingBack { .. }
+            | State::Retiring
+            | State::Done
+            | State::Aborting { .. }
+            | State::Refused { .. }
+            | State::RolledBack { .. } => Persist::After,
+        };
+        let serial = self.want(table, persist);
+        let watch = |id: Option<StampId>| id.and_then(|id| Some((id, self.stamps.get(&id)?.watch())));
+        let current = self.current.as_ref().expect("it was there above");
+        let work = Work {
+            state,
+            folder: self.folder.clone(),
+            name: current.record.name.clone(),
+            request: current.request.clone(),
+            router: self.router.clone(),
+            table: serial,
+            candidate: watch(Some(current.record.number.stamp())),
+            old: watch(current.record.old),
+            preview_token: self.preview_token.clone(),
+            http: self.mark.listen.http,
+        };
+        self.work.spawn(work.perform());
+        if let Some(current) = &mut self.current {
+            current.begun = true;
+        }
+    }
+
+    /// Starts the release that waited for the old stamp to be gone.
+    async fn begin_waiting(&mut self) -> Result<(), AgentError> {
+        let ended = self.current.as_ref().is_some_and(|current| current.record.state.is_final());
+        match self.waiting.take_if(|_| ended) {
+            Some((request, reply)) => self.begin(request, reply).await,
+            None => Ok(()),
+        }
+    }
+
+    /// An instance has changed: the gateway hears of it, and work that waited for it begins.
+    pub(crate) fn instances_changed(&mut self) {
+        let Some(current) = &self.current else { return };
+        if self.down {
+            return;
+        }
+        if !current.begun {
+            self.begin_work();
+        } else if let Some(table) = self.table(&current.record.state) {
+            self.want(table, Persist::After);
+        }
+    }
+
+    /// Wants a table, unless it is the one that is wanted already. Gives its serial.
+    fn want(&mut self, table: Table, persist: Persist) -> u64 {
+        match &self.wanted {
+            // A table that has to be on disk before it acts is brought again.
+            Some((serial, wanted)) if *wanted == table && persist == Persist::After => *serial,
+            _ => {
+                let serial = self.router.want(table.clone(), persist);
+                self.wanted = Some((serial, table));
+                serial
+            }
+        }
+    }
+
+    /// What the gateway is to serve in `state`. None while an instance of the stamp that serves has not been
+    /// looked for: it may well be serving.
+    fn table(&self, state: &State) -> Option<Table> {
+        let record = &self.current.as_ref()?.record;
+        let id = match machine::serving(state) {
+            Side::Old => record.old,
+            Side::Candidate => Some(record.number.stamp()),
+        };
+        let active = id.and_then(|id| self.stamps.get(&id));
+        if active.is_some_and(|stamp| !stamp.known()) {
+            return None;
+        }
+        let offered = matches!(state, State::Verifying);
+        let candidate = self.stamps.get(&record.number.stamp()).filter(|_| offered);
+        Some(Table {
+            preview_token: self.preview_token.clone(),
+            trusted_proxies: self.mark.listen.trusted_proxies.clone(),
+            active: active.map(table_stamp),
+            candidate: candidate.map(table_stamp),
+        })
+    }
+}
+
+fn table_stamp(stamp: &Stamp) -> TableStamp {
+    let configuration = &stamp.release.configuration;
+    let instances = stamp.views().filter(|(id, _)| id.component == configuration.gateway.default).filter_map(
+        |(id, view)| Some(TableInstance { index: id.index, address: view.ready()?, pid: view.pid? }),
+    );
+    TableStamp {
+        stamp: stamp.id,
+        release: stamp.id.release(),
+        name: stamp.release.name.clone(),
+        instances: instances.collect(),
+        settings: configuration.gateway.clone(),
+    }
+}
+
+/// Whether a state moves towards serving from the candidate, so that it can be given up.
+fn forward(state: &State) -> bool {
+    matches!(state, State::Provisioning | State::Verifying | State::Switching)
+}
+
+/// From the decision to the last dispatch on the stamp that lost its users.
+pub(crate) fn since(
+    decided_ns: Option<u64>,
+    view: Option<&RouterView>,
+    lost: Option<StampId>,
+) -> Option<u64> {
+    let slot = view?.closed.get(&lost?)?;
+    Some(slot.last_dispatch_ns.saturating_sub(decided_ns?))
+}

@@ -1,0 +1,124 @@
+//! What the demo showed, as numbers and as a table.
+
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// What the demo showed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// What the users saw.
+    pub requests: Requests,
+    /// The releases, in order.
+    pub releases: Vec<ReleaseLine>,
+    /// What became of the orders.
+    pub ledger: Ledger,
+    /// What was killed on purpose.
+    pub kills: Kills,
+    /// The latency that 99 of 100 requests stayed under, over everything.
+    pub p99_ms: f64,
+    /// How long the story took.
+    pub seconds: f64,
+    /// The promises that were broken, in words. Empty: all were kept.
+    pub broken: Vec<String>,
+}
+
+/// The requests of the users.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Requests {
+    /// All.
+    pub total: u64,
+    /// Not as expected.
+    pub failed: u64,
+    /// Of these, ended without a complete answer.
+    pub cut: u64,
+    /// Of these, in flight on an instance that was killed on purpose.
+    pub instance_kill: u64,
+    /// Of these, in flight on a gateway that was killed on purpose.
+    pub gateway_kill: u64,
+}
+
+/// One release.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReleaseLine {
+    /// Its name.
+    pub name: String,
+    /// How it ended: `done`, `rolled_back` or `refused`.
+    pub outcome: String,
+    /// Why it did not get through, for programs.
+    pub reason: Option<String>,
+    /// The same for people.
+    pub reason_text: Option<String>,
+    /// From the decision to the last request on the stamp before it.
+    pub switch_ms: Option<f64>,
+    /// From the decision to take it back to the last request on its stamp.
+    pub rollback_ms: Option<f64>,
+    /// Requests that failed while it was under way.
+    pub failed: u64,
+}
+
+/// The orders, looked up one by one.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Ledger {
+    /// Sent.
+    pub intended: u64,
+    /// Answered with 201.
+    pub acknowledged: u64,
+    /// Acknowledged and not there.
+    pub lost: u64,
+    /// There more than once.
+    pub duplicated: u64,
+    /// Without an answer.
+    pub unknown: u64,
+    /// Could not be looked up.
+    pub unverified: u64,
+}
+
+/// What was killed on purpose.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[expect(missing_docs, reason = "the processes of an environment")]
+pub struct Kills {
+    pub agent: u64,
+    pub gateway: u64,
+    pub instance: u64,
+}
+
+impl Summary {
+    /// The table the demo ends with.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let ms = |value: Option<f64>| value.map_or_else(String::new, |ms| format!("{ms:.1} ms"));
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{:12} {:12} {:>10} {:>11} {:>7}  why",
+            "release", "outcome", "switched", "taken back", "failed"
+        );
+        for release in &self.releases {
+            let why = release.reason_text.as_deref().unwrap_or("").lines().next().unwrap_or("");
+            let _ = writeln!(
+                text,
+                "{:12} {:12} {:>10} {:>11} {:>7}  {why}",
+                release.name,
+                release.outcome,
+                ms(release.switch_ms),
+                ms(release.rollback_ms),
+                release.failed
+            );
+        }
+        let Requests { total, failed, cut, .. } = self.requests;
+        let Ledger { acknowledged, lost, duplicated, unknown, .. } = self.ledger;
+        let _ = writeln!(text, "\nrequests  {total}, {failed} failed, {cut} cut, p99 {:.1} ms", self.p99_ms);
+        let _ = writeln!(
+            text,
+            "orders    {acknowledged} acknowledged, {lost} lost, {duplicated} duplicated, {unknown} without an answer"
+        );
+        let _ =
+            writeln!(text, "killed    the agent {} time(s), in the middle of a release", self.kills.agent);
+        let _ = match self.broken.is_empty() {
+            true => write!(text, "every promise was kept, in {:.0} s", self.seconds),
+            false => write!(text, "BROKEN: {}", self.broken.join("\nBROKEN: ")),
+        };
+        text.truncate(text.trim_end().len());
+        text
+    }
+}

@@ -1,0 +1,56 @@
+//! A gateway without an agent: `standalone LISTEN UPSTREAM [--access-log] [--workers N] [--folder PATH]`.
+//!
+//! Writes a table with one instance into its state folder, runs the gateway on it, and drains on SIGTERM. For
+//! benchmarks and for looking at a gateway by itself.
+
+use api::folder::{STATE_VERSION, StateFolder};
+use api::gateway::{Table, TableInstance, TableStamp};
+use model::name::{ComponentName, ReleaseNumber};
+use model::workload::{GatewayLimits, GatewaySettings};
+use std::error::Error;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    let (mut access_log, mut workers) = (false, 2);
+    let mut folder = std::env::temp_dir().join(format!("mainstay-standalone-{}", std::process::id()));
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--access-log" => access_log = true,
+            "--workers" => workers = value()?.parse()?,
+            "--folder" => folder = PathBuf::from(value()?),
+            address => addresses.push(address.parse().map_err(|_| format!("`{address}` is no address"))?),
+        }
+    }
+    let [listen, upstream] = addresses[..] else {
+        return Err("usage: standalone LISTEN UPSTREAM [--access-log] [--workers N] [--folder PATH]".into());
+    };
+    std::fs::create_dir_all(&folder)?;
+    let folder = StateFolder::new(folder);
+    let stored = serde_json::json!({
+        "v": STATE_VERSION,
+        "boot": std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim(),
+        "fence": 1,
+        "table": table(upstream, access_log)?,
+    });
+    std::fs::write(folder.table(), stored.to_string())?;
+    let http = vec![TcpListener::bind(listen)?];
+    gateway::run(gateway::Options { folder, http, admin: None, workers })?;
+    Ok(())
+}
+
+fn table(upstream: SocketAddr, access_log: bool) -> Result<Table, Box<dyn Error>> {
+    let release = ReleaseNumber(1);
+    let settings = GatewaySettings {
+        default: ComponentName::new("service")?,
+        hosts: Vec::new(),
+        access_log,
+        limits: GatewayLimits::default(),
+    };
+    let instances = vec![TableInstance { index: 0, address: upstream, pid: 0 }];
+    let stamp = TableStamp { stamp: release.stamp(), release, name: "r1".into(), instances, settings };
+    Ok(Table { preview_token: String::new(), trusted_proxies: Vec::new(), active: Some(stamp), candidate: None })
+}

@@ -1,0 +1,140 @@
+//! The gateway's own protocol, [`api::gateway`]: everything on the unix socket, health and metrics on the admin
+//! address.
+
+use crate::apply::Applier;
+use crate::limits::{ADMIN_BYTES, ADMIN_CONNECTIONS, ADMIN_TIME};
+use crate::metrics::Scrape;
+use crate::worker::Shared;
+use api::problem::{Code, Problem};
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+
+/// What the admin sockets answer from.
+pub(crate) struct Admin {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) applier: Applier,
+    pub(crate) draining: Cell<bool>,
+    /// Room for connections.
+    pub(crate) room: Arc<Semaphore>,
+}
+
+/// Which requests a socket answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// All of them.
+    Agent,
+    /// Health and metrics.
+    Anybody,
+}
+
+impl Admin {
+    pub(crate) fn new(shared: Arc<Shared>, applier: Applier) -> Rc<Self> {
+        let room = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+        Rc::new(Self { shared, applier, draining: Cell::new(false), room })
+    }
+
+    /// Serves one connection until it ends, at the latest after [`ADMIN_TIME`].
+    pub(crate) async fn serve(self: Rc<Self>, socket: impl AsyncRead + AsyncWrite + Unpin, reach: Reach) {
+        let service = service_fn(|request| {
+            let admin = Rc::clone(&self);
+            async move { Ok::<_, Infallible>(admin.answer(request, reach).await) }
+        });
+        let connection =
+            http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(socket), service);
+        match tokio::time::timeout(ADMIN_TIME, connection).await {
+            Ok(Ok(())) => {}
+            Ok(Err(cause)) => tracing::debug!(%cause, "an admin connection ended early"),
+            Err(_) => tracing::debug!("an admin connection was closed after its time"),
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, reach: Reach) -> Response<Full<Bytes>> {
+        let method = request.method().clone();
+        match (request.uri().path(), reach) {
+            ("/v1/table", Reach::Agent) if method == Method::PUT => self.put_table(request).await,
+            ("/v1/table", Reach::Agent) => wrong_method("PUT"),
+            ("/v1/state", Reach::Agent) if method == Method::GET => json(StatusCode::OK, &self.applier.state()),
+            ("/metrics", _) if method == Method::GET => self.metrics(),
+            ("/.mainstay/health", _) if method == Method::GET => self.health(),
+            ("/v1/state", Reach::Agent) | ("/metrics" | "/.mainstay/health", _) => wrong_method("GET"),
+            (path, Reach::Agent | Reach::Anybody) => {
+                let problem = Problem::new(Code::BadRequest, format!("there is no {path} here"));
+                json(StatusCode::NOT_FOUND, &problem)
+            }
+        }
+    }
+
+    async fn put_table(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let refused = |code, message: String| refuse(&Problem::new(code, message));
+        let text = match Limited::new(request.into_body(), ADMIN_BYTES).collect().await {
+            Ok(text) => text.to_bytes(),
+            Err(cause) => return refused(Code::BadRequest, format!("the table did not come whole: {cause}")),
+        };
+        let put = match serde_json::from_slice(&text) {
+            Ok(put) => put,
+            Err(cause) => return refused(Code::BadRequest, format!("this is no table: {cause}")),
+        };
+        match self.applier.put(put).await {
+            Ok(applied) => json(StatusCode::OK, &applied),
+            Err(problem) => refuse(&problem),
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let routes = self.shared.routes.load();
+        let text = self.shared.metrics.render(&Scrape {
+            routes: &routes,
+            revision: self.applier.revision(),
+            connections: self.shared.connections() as u64,
+            draining: self.draining.get(),
+        });
+        answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
+    }
+
+    /// 200: a stamp serves, and goes on doing so.
+    fn health(&self) -> Response<Full<Bytes>> {
+        let routes = self.shared.routes.load();
+        let serving = routes.active.as_ref().is_some_and(|target| !target.instances.is_empty());
+        let (status, word) = match (serving, self.draining.get()) {
+            (true, false) => (StatusCode::OK, "serving"),
+            (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "no release is serving"),
+        };
+        json(status, &serde_json::json!({ "status": word }))
+    }
+}
+
+fn refuse(problem: &Problem) -> Response<Full<Bytes>> {
+    json(problem.code.status(), problem)
+}
+
+fn wrong_method(allowed: &'static str) -> Response<Full<Bytes>> {
+    let problem = Problem::new(Code::BadRequest, format!("only {allowed} is answered here"));
+    let mut response = json(StatusCode::METHOD_NOT_ALLOWED, &problem);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Full<Bytes>> {
+    let text = serde_json::to_vec(value).expect("messages have string keys and finite numbers");
+    answer(status, "application/json", text.into())
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

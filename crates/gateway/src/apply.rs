@@ -1,0 +1,138 @@
+//! Takes tables on, one after the other.
+
+use crate::routes::Routes;
+use crate::slot::Slot;
+use crate::stored::{self, LoadError, Stored};
+use crate::worker::Shared;
+use api::PROTOCOL_VERSION;
+use api::folder::STATE_VERSION;
+use api::gateway::{Applied, ClosedSlot, GatewayState, Persist, PutTable};
+use api::problem::{Code, Problem};
+use model::name::{FenceToken, StampId};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The one writer of the routing table.
+pub(crate) struct Applier {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    boot: String,
+    /// Held while a table is taken on, so that they do not overtake each other between disk and memory.
+    fence: tokio::sync::Mutex<FenceToken>,
+    revision: AtomicU64,
+    /// Slots that were closed: by the latest table, or with requests still in flight.
+    closed: std::sync::Mutex<Vec<Arc<Slot>>>,
+}
+
+impl Applier {
+    /// Puts the stored table in place, if it is of this boot: on another, nothing is known of who listens on its
+    /// addresses, so nothing is served until an agent has spoken. The fence counts in any case.
+    pub(crate) fn load(shared: Arc<Shared>, path: PathBuf, boot: String) -> Self {
+        let mut fence = FenceToken(0);
+        match stored::load(&path) {
+            Ok(Some(stored)) => {
+                fence = stored.fence;
+                if stored.boot == boot {
+                    let (routes, _) = Routes::default().next(&stored.table, &shared.metrics);
+                    shared.routes.store(Arc::new(routes));
+                } else {
+                    tracing::info!("the stored table is of another boot: nothing is served until the agent speaks");
+                }
+            }
+            Ok(None) => {}
+            Err(error @ (LoadError::Corrupt { .. } | LoadError::Newer { .. } | LoadError::Unreadable { .. })) => {
+                tracing::error!(%error, "the stored table is not used: nothing is served until the agent speaks");
+            }
+        }
+        let revision = AtomicU64::new(0);
+        Self { shared, path, boot, fence: tokio::sync::Mutex::new(fence), revision, closed: std::sync::Mutex::default() }
+    }
+
+    /// Takes a table on. Not cancel-safe between disk and memory: run it to its end.
+    ///
+    /// # Errors
+    /// `version` and `fenced`: refused. `machine`: it could not be stored and was to be first; nothing changed.
+    pub(crate) async fn put(&self, put: PutTable) -> Result<Applied, Problem> {
+        if put.v > PROTOCOL_VERSION {
+            let message = format!("the table has version {}, this gateway speaks {PROTOCOL_VERSION}", put.v);
+            return Err(Problem::new(Code::Version, message).hint("upgrade the gateway first"));
+        }
+        let mut fence = self.fence.lock().await;
+        if put.fence < *fence {
+            let message = format!("an agent with {} spoke before this one with {}", *fence, put.fence);
+            return Err(Problem::new(Code::Fenced, message).hint("this agent was replaced and should end"));
+        }
+        *fence = put.fence;
+        let not_stored = match put.persist {
+            Persist::First => {
+                self.store(&put).await.map_err(|cause| {
+                    let hint = "is the disk full, or the state folder read-only?";
+                    Problem::new(Code::Machine, format!("the table cannot be stored: {cause}")).hint(hint)
+                })?;
+                let closed = self.act(&put);
+                return Ok(self.applied(None, &closed));
+            }
+            Persist::After => {
+                let closed = self.act(&put);
+                (self.store(&put).await.err(), closed)
+            }
+        };
+        let (cause, closed) = not_stored;
+        Ok(self.applied(cause.map(|cause| cause.to_string()), &closed))
+    }
+
+    async fn store(&self, put: &PutTable) -> std::io::Result<()> {
+        let stored =
+            Stored { v: STATE_VERSION, boot: self.boot.clone(), fence: put.fence, table: put.table.clone() };
+        let path = self.path.clone();
+        // The disk may take its time; accepting must not wait for it.
+        tokio::task::spawn_blocking(move || stored::store(&path, &stored)).await.map_err(std::io::Error::other)?
+    }
+
+    /// First the new table, then the closed bits: a claim that is refused finds the new table.
+    fn act(&self, put: &PutTable) -> Vec<Arc<Slot>> {
+        let (next, gone) = self.shared.routes.load().next(&put.table, &self.shared.metrics);
+        self.shared.routes.store(Arc::new(next));
+        for slot in &gone {
+            slot.close();
+        }
+        self.revision.fetch_add(1, Ordering::AcqRel);
+        let mut closed = self.closed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        closed.retain(|slot| slot.in_flight() > 0);
+        closed.extend(gone.iter().cloned());
+        gone
+    }
+
+    fn applied(&self, not_stored: Option<String>, closed: &[Arc<Slot>]) -> Applied {
+        let closed = closed.iter().map(|slot| slot.report()).collect();
+        Applied { revision: self.revision(), not_stored, closed }
+    }
+
+    /// Tables applied since the start.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// The gateway at a glance.
+    pub(crate) fn state(&self) -> GatewayState {
+        let routes = self.shared.routes.load();
+        let stamp = |target: &Option<_>| -> Option<StampId> {
+            target.as_ref().map(|target: &Arc<crate::routes::Target>| target.slot.stamp)
+        };
+        let closed = self.closed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let closed: Vec<ClosedSlot> = closed.iter().map(|slot| slot.report()).collect();
+        GatewayState {
+            v: PROTOCOL_VERSION,
+            pid: std::process::id(),
+            revision: self.revision(),
+            active: stamp(&routes.active),
+            candidate: stamp(&routes.candidate),
+            in_flight: routes.active.as_ref().map_or(0, |target| target.slot.in_flight()),
+            connections: self.shared.connections() as u64,
+            requests: self.shared.metrics.sum(|counts| &counts.requests),
+            failed: self.shared.metrics.sum(|counts| &counts.failed),
+            closed,
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! One request and its answer, from the head to the end of the answer's body: what it holds, and what is noted
+//! of it when it ends, whichever way.
+
+use crate::access;
+use crate::client::Client;
+use crate::fault::{Fault, Refusal};
+use crate::body::AnswerBody;
+use crate::routes::{Instance, Target};
+use crate::upstream::Upstream;
+use crate::worker::Worker;
+use http::{HeaderValue, Request, Response};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an answer of the gateway's own may take to be taken by the client.
+const OWN_ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// A stamp's slot, claimed, and one of its instances, held. Both are released on drop.
+pub(crate) struct Claim {
+    pub(crate) target: Arc<Target>,
+    /// The position of the instance in the target.
+    held: Option<usize>,
+}
+
+impl Claim {
+    /// For a slot that was just claimed.
+    pub(crate) fn new(target: Arc<Target>) -> Self {
+        Self { target, held: None }
+    }
+
+    /// Adds a held instance; the one before is released.
+    pub(crate) fn hold(&mut self, position: usize) {
+        self.let_go();
+        self.held = Some(position);
+    }
+
+    /// Releases the instance.
+    pub(crate) fn let_go(&mut self) {
+        if let Some(position) = self.held.take() {
+            self.target.instances[position].release();
+        }
+    }
+
+    pub(crate) fn instance(&self) -> Option<&Arc<Instance>> {
+        self.held.map(|position| &self.target.instances[position])
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.let_go();
+        self.target.slot.release();
+    }
+}
+
+/// See the module. Dropped without [`Exchange::complete`] or [`Exchange::fail`], it was cut by the client, or by
+/// the end of the gateway.
+pub(crate) struct Exchange {
+    pub(crate) worker: Rc<Worker>,
+    client: Rc<Client>,
+    /// The request id, for both directions.
+    pub(crate) id: HeaderValue,
+    pub(crate) claim: Option<Claim>,
+    /// Upstream exchanges begun.
+    pub(crate) attempts: u32,
+    started: Option<Instant>,
+    status: u16,
+    bytes_out: u64,
+    fault: Option<Fault>,
+    complete: bool,
+}
+
+impl Exchange {
+    /// A request has arrived. None: a stand-in for one that was rejected unread.
+    pub(crate) fn begin<B>(worker: Rc<Worker>, client: Rc<Client>, request: Option<&Request<B>>) -> Self {
+        let trusted = worker.trusts(client.peer.ip());
+        let id = worker.request_id(request.map(Request::headers).filter(|_| trusted));
+        client.bytes_in.set(0);
+        client.set_timeouts(OWN_ANSWER_TIME, OWN_ANSWER_TIME);
+        client.await_answer();
+        let started = worker.logs().then(Instant::now);
+        if started.is_some() {
+            access::begin(&mut client.line.borrow_mut(), &id, client.peer.ip(), request);
+        }
+        Self {
+            worker,
+            client,
+            id,
+            claim: None,
+            attempts: 0,
+            started,
+            status: 0,
+            bytes_out: 0,
+            fault: None,
+            complete: false,
+        }
+    }
+
+    pub(crate) fn client(&self) -> &Rc<Client> {
+        &self.client
+    }
+
+    /// The answer that is about to be given.
+    pub(crate) fn answered(&mut self, status: http::StatusCode) {
+        self.status = status.as_u16();
+        self.client.begin_answer();
+    }
+
+    /// The gateway's own answer.
+    pub(crate) fn refuse(&mut self, refusal: &Refusal) -> Response<AnswerBody> {
+        self.fault = Some(refusal.fault);
+        refusal.answer()
+    }
+
+    /// Bytes of the answer's body are on their way.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+    }
+
+    /// All of the answer is on its way.
+    pub(crate) fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// The answer is cut.
+    pub(crate) fn fail(&mut self, fault: Fault) {
+        self.fault = Some(fault);
+    }
+
+    /// Keeps the connection for other requests, if it can serve any.
+    pub(crate) fn keep(&self, upstream: Box<Upstream>) {
+        if let Some(instance) = self.claim.as_ref().and_then(Claim::instance) {
+            self.worker.keep(instance.key, upstream);
+        }
+    }
+
+    fn note(&self, fault: Option<Fault>) {
+        let counts = self.worker.counts();
+        counts.requests.add(1);
+        counts.bytes_in.add(self.client.bytes_in.get());
+        counts.bytes_out.add(self.bytes_out);
+        if let Some(fault) = fault {
+            counts.faults[fault as usize].add(1);
+            counts.failed.add(u64::from(fault.counts_as_failed()));
+        }
+        if let Some(claim) = &self.claim {
+            let classes = &claim.target.counts.workers[self.worker.index];
+            classes.0[usize::from(self.status / 100).min(5)].add(1);
+        }
+        if let Some(started) = self.started {
+            let mut line = self.client.line.borrow_mut();
+            access::end(
+                &mut line,
+                &access::End {
+                    status: self.status,
+                    bytes_in: self.client.bytes_in.get(),
+                    bytes_out: self.bytes_out,
+                    duration: started.elapsed(),
+                    target: self.claim.as_ref().map(|claim| &*claim.target),
+                    instance: self.claim.as_ref().and_then(Claim::instance).map(|instance| instance.index),
+                    attempts: self.attempts,
+                    error: fault.map(Fault::label),
+                },
+            );
+            self.worker.write_line(&line);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let cut = || if self.worker.is_cutting() { Fault::DrainCut } else { Fault::ClientGone };
+        let fault = self.fault.or_else(|| (!self.complete).then(cut));
+        self.note(fault);
+        self.client.head.borrow_mut().clear();
+        self.client.finish();
+        // What is left of the answer may take as long as any pause.
+        self.client.begin_answer();
+    }
+}

@@ -1,0 +1,106 @@
+//! Every limit of the gateway that no setting changes, with what happens when it is reached.
+
+use std::time::Duration;
+
+/// Bytes of a request's head, request line included; more gets 431 and the connection is closed.
+pub(crate) const HEAD_BYTES: usize = 64 * 1024;
+
+/// Fields in a request's head, and again in its trailer section; more gets 431 and the connection is closed.
+pub(crate) const HEAD_FIELDS: usize = 100;
+
+/// Bytes of a trailer section; more gets 431 and the connection is closed. hyper keeps 16 KiB at most.
+pub(crate) const TRAILER_BYTES: usize = 8 * 1024;
+
+/// Bytes of the extensions of one chunk, which are read and dropped; more gets 400. Nobody uses them but to
+/// waste the reader's time.
+pub(crate) const CHUNK_EXTENSION_BYTES: usize = 256;
+
+/// What hyper may buffer of one connection in each direction: more than [`HEAD_BYTES`], so that the limit that
+/// answers is ours. A writer that is this far behind stops the reading from the other side.
+pub(crate) const BUFFER_BYTES: usize = 2 * HEAD_BYTES;
+
+/// From the first byte of a head (for a connection's first request: from its start) to its last; then 408 and
+/// the connection is closed.
+pub(crate) const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// How long a client's connection may wait for its next request; then it is closed.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// Client connections open at once; at the limit accepting pauses and further ones wait in the socket's backlog.
+pub(crate) const CONNECTIONS: usize = 10_000;
+
+/// How long accepting pauses when the operating system has no descriptor or memory for another connection.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How much a closed connection may still send before it is dropped, so that the last answer is not lost to a
+/// reset (RFC 9112, 9.6), and for how long.
+pub(crate) const LINGER_BYTES: usize = 1024 * 1024;
+/// See [`LINGER_BYTES`].
+pub(crate) const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// How exact the deadlines of connections are: each worker looks at all of its connections this often.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+/// How long an upstream connection may be idle; then it is closed. Less than the 2 s after which gunicorn closes.
+pub(crate) const UPSTREAM_IDLE: Duration = Duration::from_millis(1500);
+
+/// Idle upstream connections one worker keeps for one instance; more are closed.
+pub(crate) const UPSTREAM_IDLE_CONNECTIONS: usize = 256;
+
+/// How long an instance whose connection failed is passed over while there are others.
+pub(crate) const EJECTION: Duration = Duration::from_secs(1);
+
+/// Instances that are tried for one request while nothing was sent; then 502.
+pub(crate) const CONNECT_TRIES: u32 = 4;
+
+/// Upstream exchanges one request may take, connect failures apart: the first, one repetition of a safe method,
+/// and as many requests handed back unsent as it takes to run out of stale connections.
+pub(crate) const EXCHANGE_TRIES: u32 = 8;
+
+/// How often a request chooses its stamp again because the slot it had claimed was closed meanwhile; then 503.
+pub(crate) const CLAIM_TRIES: u32 = 16;
+
+/// A repetition costs this many requests: one in five.
+pub(crate) const RETRY_COST: u32 = 5;
+
+/// Requests a worker may save up for repetitions; it starts with a tenth of it.
+pub(crate) const RETRY_SAVINGS: u32 = 500;
+
+/// How long what is in flight may take to end when the gateway goes; then it is cut.
+pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(30);
+
+/// How long idle client connections stay open when the gateway goes, for requests already under way.
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// What clients are told to wait after a 503, in seconds.
+pub(crate) const RETRY_AFTER: &str = "1";
+
+/// Bytes of an access line taken from one field of a request; the rest is left out.
+pub(crate) const LINE_FIELD_BYTES: usize = 4096;
+
+/// Bytes of access lines a worker gathers before it hands them to the writer; at the latest every [`TICK`].
+pub(crate) const LINES_BYTES: usize = 32 * 1024;
+
+/// Gathered bundles that may wait for the writer; more are dropped and counted.
+pub(crate) const LINES_WAITING: usize = 256;
+
+/// Bytes of an access log before it is put aside as `access.log.1`.
+pub(crate) const LOG_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Access logs put aside; older ones are deleted.
+pub(crate) const LOG_FILES: u32 = 4;
+
+/// Stamps whose counters are kept; those of older ones are dropped from `/metrics`.
+pub(crate) const STAMPS_COUNTED: usize = 16;
+
+/// Bytes of a message on the admin socket; more gets 400.
+pub(crate) const ADMIN_BYTES: usize = 4 * 1024 * 1024;
+
+/// Connections to the admin sockets open at once; more wait in the backlog.
+pub(crate) const ADMIN_CONNECTIONS: usize = 64;
+
+/// How long one connection to an admin socket may last; then it is closed.
+pub(crate) const ADMIN_TIME: Duration = Duration::from_secs(30);
+
+/// A request id taken from a trusted proxy has at most this many bytes; a longer one is replaced.
+pub(crate) const REQUEST_ID_BYTES: usize = 128;

@@ -1,0 +1,172 @@
+//! What happens to a request, in the order in which it is decided.
+
+use crate::body::{AnswerBody, RequestBody};
+use crate::client::Client;
+use crate::door::{self, Wish};
+use crate::exchange::{Claim, Exchange};
+use crate::fault::{Fault, Refusal};
+use crate::fields::{self, Passage};
+use crate::forward;
+use crate::limits::CLAIM_TRIES;
+use crate::routes::Target;
+use crate::worker::Worker;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Answers one request. Dropped before it is ready, the request is cut and noted as such.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    let rejected = client.take();
+    let read = rejected.is_none().then_some(&request);
+    let mut exchange = Exchange::begin(worker, client, read);
+    let outcome = match rejected {
+        Some(why) => Err(why.into()),
+        None => decide(&mut exchange, request).await,
+    };
+    let mut response = outcome.unwrap_or_else(|refusal| exchange.refuse(&refusal));
+    let fields = response.headers_mut();
+    fields.insert(fields::REQUEST_ID, exchange.id.clone());
+    if exchange.worker.is_draining() {
+        fields.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    exchange.answered(response.status());
+    response.body_mut().end(exchange);
+    Ok(response)
+}
+
+async fn decide(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result<Response<AnswerBody>, Refusal> {
+    // Limits of the protocol were seen to by the guard. A tunnel would get around everything below.
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::new(Fault::Connect, "tunnels are not opened here"));
+    }
+
+    // Host: the one of the target, when it names one.
+    adopt_target(&mut request)?;
+
+    // Stamp choice, from the fields alone.
+    let wish = exchange.worker.with_routes(|routes| door::wish(request.headers_mut(), &routes.preview_token))?;
+    let claim = claim(&exchange.worker, wish)?;
+    let target = Arc::clone(&claim.target);
+    exchange.claim = Some(claim);
+
+    // What that stamp's release says of requests.
+    check_host(&target, request.headers())?;
+    check_length(&target, request.body())?;
+    let limits = &target.settings.limits;
+    exchange.client().set_timeouts(limits.first_byte_timeout, limits.idle_timeout);
+
+    // Request filters.
+    let trusted = exchange.worker.trusts(exchange.client().peer.ip());
+    let chunked = !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
+    let passage =
+        Passage { worker: &exchange.worker, client: exchange.client(), trusted, id: &exchange.id, chunked };
+    fields::request(request.headers_mut(), &passage);
+    *request.version_mut() = Version::HTTP_11;
+    let client = Rc::clone(exchange.client());
+    let request = request.map(|body| RequestBody::new(body, client, limits.body));
+
+    // Instance choice, upstream, and what may be repeated.
+    let (mut response, upstream) = forward::forward(exchange, wish, request).await?;
+
+    // Response filters.
+    fields::response(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+
+    // The access line is written when the body has ended.
+    Ok(response.map(|body| AnswerBody::upstream(body, upstream)))
+}
+
+/// An open slot of the stamp the wish leads to, claimed. The stamp may be another one than a moment ago.
+pub(crate) fn claim(worker: &Worker, wish: Wish) -> Result<Claim, Refusal> {
+    for _ in 0..CLAIM_TRIES {
+        let target = worker.with_routes(|routes| door::target(wish, routes).cloned())?;
+        // A slot is closed after the table without it was stored: the next look finds that one.
+        if target.slot.claim() {
+            return Ok(Claim::new(target));
+        }
+    }
+    Err(Refusal::new(Fault::NoActiveStamp, "the release changes too quickly"))
+}
+
+/// RFC 9112, 3.2.2: an absolute target names the host, whatever the field says. Forwarded is its path.
+fn adopt_target(request: &mut Request<Incoming>) -> Result<(), Refusal> {
+    let Some(authority) = request.uri().authority() else {
+        return match request.uri().path_and_query() {
+            Some(path) if path.as_str().starts_with('/') => Ok(()),
+            Some(path) if path.as_str() == "*" && request.method() == Method::OPTIONS => Ok(()),
+            Some(_) | None => Err(Refusal::new(Fault::Malformed, "a target that is no path")),
+        };
+    };
+    // What comes before an @ is for the client alone.
+    let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let host = HeaderValue::from_str(host)
+        .map_err(|_| Refusal::new(Fault::Malformed, "a target with a host that is none"))?;
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    request.headers_mut().insert(HOST, host);
+    Ok(())
+}
+
+/// The release's hosts, lower-case and without port, as the field is compared.
+fn check_host(target: &Target, fields: &HeaderMap) -> Result<(), Refusal> {
+    let hosts = &target.settings.hosts;
+    if hosts.is_empty() {
+        return Ok(());
+    }
+    let host = fields.get(HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    let name = without_port(host);
+    if hosts.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name)) {
+        return Ok(());
+    }
+    let detail = format!("`{}` is none of the hosts of this release", String::from_utf8_lossy(name));
+    Err(Refusal::new(Fault::WrongHost, detail))
+}
+
+fn without_port(host: &[u8]) -> &[u8] {
+    match host.iter().rposition(|b| *b == b':') {
+        // An IPv6 address has colons of its own, before its bracket.
+        Some(colon) if host[colon + 1..].iter().all(u8::is_ascii_digit) => &host[..colon],
+        Some(_) | None => host,
+    }
+}
+
+/// A length that is too large is refused before anything is dispatched; chunks are counted as they come.
+fn check_length(target: &Target, body: &Incoming) -> Result<(), Refusal> {
+    let limit = target.settings.limits.body;
+    match body.size_hint().exact() {
+        Some(length) if length > limit => Err(too_large(limit)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// More than the release allows.
+pub(crate) fn too_large(limit: u64) -> Refusal {
+    Refusal::new(Fault::BodyTooLarge, format!("at most {limit} bytes are taken"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_left_out() {
+        for (host, name) in [
+            ("example.org", "example.org"),
+            ("example.org:80", "example.org"),
+            ("example.org:", "example.org"),
+            ("[::1]:8080", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("", ""),
+        ] {
+            assert_eq!(without_port(host.as_bytes()), name.as_bytes());
+        }
+    }
+}

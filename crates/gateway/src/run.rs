@@ -1,0 +1,317 @@
+//! The process: starts everything in order, and ends everything in order.
+
+use crate::admin::{Admin, Reach};
+use crate::apply::Applier;
+use crate::limits::{ACCEPT_PAUSE, CONNECTIONS, DRAIN_TIME};
+use crate::lines::{self, Bundle, Lines};
+use crate::metrics::Metrics;
+use crate::routes::Routes;
+use crate::stored;
+use crate::worker::{self, Crew, Order, Shared, Worker};
+use api::folder::StateFolder;
+use arc_swap::ArcSwap;
+use std::cell::Cell;
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::oneshot;
+
+/// What a gateway is given.
+#[derive(Debug)]
+pub struct Options {
+    /// The environment's state folder, which must be there.
+    pub folder: StateFolder,
+    /// The listening sockets for users. Each is shared by all workers.
+    pub http: Vec<TcpListener>,
+    /// The listening socket for `/metrics` and `/.mainstay/health`, and nothing else.
+    pub admin: Option<TcpListener>,
+    /// Threads that serve connections. 0: one for each core.
+    pub workers: usize,
+}
+
+/// Why a gateway cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A folder or socket in the state folder cannot be made.
+    #[error("{path} cannot be made: {cause}", path = path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// A listening socket cannot be used.
+    #[error("a listening socket cannot be used: {0}")]
+    Listener(#[source] io::Error),
+    /// The operating system has no thread, descriptor or signal to give.
+    #[error("the gateway cannot start: {0}")]
+    Machine(#[source] io::Error),
+}
+
+/// Serves until SIGTERM or SIGINT, then drains and returns.
+///
+/// Draining: nothing is accepted any more, answers say `Connection: close`, idle client connections are closed
+/// after a second, and requests in flight may end for 30 s; then they are cut. The listening sockets stay open as
+/// long as others hold them, and what comes in waits in their backlog.
+///
+/// Blocks. Must not be called in an asynchronous context.
+///
+/// # Errors
+/// [`RunError`]; nothing is served then.
+pub fn run(options: Options) -> Result<(), RunError> {
+    run_until(options, async {
+        let signal = |kind| tokio::signal::unix::signal(kind);
+        let (terminate, interrupt) = (
+            signal(tokio::signal::unix::SignalKind::terminate()),
+            signal(tokio::signal::unix::SignalKind::interrupt()),
+        );
+        match (terminate, interrupt) {
+            (Ok(mut terminate), Ok(mut interrupt)) => tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            },
+            (Err(cause), _) | (_, Err(cause)) => {
+                tracing::error!(%cause, "signals cannot be listened to: the gateway stops");
+            }
+        }
+    })
+}
+
+/// The same as [`run`], draining when `stop` is ready instead of on signals. `stop` is polled in a tokio runtime.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_until(options: Options, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    raise_open_files();
+    let folder = &options.folder;
+    for path in [folder.run(), folder.logs()] {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|cause| RunError::Folder { path, cause })?;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let workers = if options.workers == 0 { cores } else { options.workers };
+    let shared = Arc::new(Shared {
+        routes: Arc::new(ArcSwap::from_pointee(Routes::default())),
+        metrics: Metrics::new(workers),
+        connections: std::iter::repeat_with(|| AtomicUsize::new(0)).take(workers).collect(),
+        ended: tokio::sync::Notify::new(),
+    });
+    let boot = stored::boot_id().map_err(RunError::Machine)?;
+    let applier = Applier::load(Arc::clone(&shared), folder.table(), boot);
+    let (lines, writer) =
+        lines::start(folder.access_log(), Arc::clone(&shared)).map_err(RunError::Machine)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .map_err(RunError::Machine)?;
+    let (crew, threads) = hire(workers, &shared, &lines)?;
+    drop(lines);
+    let outcome = runtime.block_on(serve(options, Admin::new(shared, applier), crew, threads, stop));
+    // Connections of the admin protocol end here; then the writer has nobody left to write for.
+    drop(runtime);
+    let _ = writer.join();
+    outcome
+}
+
+/// A worker's thread, and how to learn that it has ended.
+struct Hand {
+    thread: JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+fn hire(
+    workers: usize,
+    shared: &Arc<Shared>,
+    lines: &SyncSender<Bundle>,
+) -> Result<(Crew, Vec<Hand>), RunError> {
+    let mut orders = Vec::new();
+    let mut hands = Vec::new();
+    for index in 0..workers {
+        let (order, ordered) = unbounded_channel();
+        let (end, ended) = oneshot::channel();
+        let (shared, lines) = (Arc::clone(shared), lines.clone());
+        let seed = getrandom::u64().map_err(|cause| RunError::Machine(io::Error::other(cause)))?;
+        let runtime = move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(tokio::runtime::LocalOptions::default())
+        };
+        let body = move || {
+            // A worker without a runtime, or one that panics, leaves connections unserved without a word: the
+            // process ends instead, and the keeper starts another.
+            let _alarm = Alarm;
+            let runtime = runtime().expect("the operating system gives a worker its event queue");
+            let worker = Worker::new(index, shared, Lines::new(lines), seed);
+            runtime.block_on(worker::work(Rc::clone(&worker), ordered));
+            // Cuts what is left, and notes it.
+            drop(runtime);
+            worker.finish();
+            let _ = end.send(());
+        };
+        let named = std::thread::Builder::new().name(format!("worker-{index}"));
+        hands.push(Hand { thread: named.spawn(body).map_err(RunError::Machine)?, ended });
+        orders.push(order);
+    }
+    Ok((Crew { shared: Arc::clone(shared), orders, turn: Cell::new(0) }, hands))
+}
+
+/// Ends the process when its thread panics.
+struct Alarm;
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+async fn serve(
+    options: Options,
+    admin: Rc<Admin>,
+    crew: Crew,
+    hands: Vec<Hand>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let crew = Rc::new(crew);
+    let mut accepting = Vec::new();
+    for listener in options.http {
+        let listener = adopt(listener)?;
+        accepting.push(tokio::task::spawn_local(accept(listener, Rc::clone(&crew))));
+    }
+    let socket = options.folder.gateway_socket();
+    let listener = bind(&socket)?;
+    tokio::task::spawn_local(accept_agent(listener, Rc::clone(&admin)));
+    if let Some(listener) = options.admin {
+        tokio::task::spawn_local(accept_anybody(adopt(listener)?, Rc::clone(&admin)));
+    }
+    stop.await;
+
+    admin.draining.set(true);
+    for task in accepting {
+        task.abort();
+        // The listener is dropped with the task, before the workers are told.
+        let _ = task.await;
+    }
+    crew.tell(|| Order::Drain);
+    let mut ends = Vec::new();
+    let mut threads = Vec::new();
+    for Hand { thread, ended } in hands {
+        ends.push(ended);
+        threads.push(thread);
+    }
+    let all = async {
+        for end in &mut ends {
+            let _ = end.await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_TIME, all).await.is_err() {
+        crew.tell(|| Order::Cut);
+    }
+    // The workers have ended, or do so at once.
+    for thread in threads {
+        let _ = thread.join();
+    }
+    let _ = fs::remove_file(&socket);
+    Ok(())
+}
+
+fn adopt(listener: TcpListener) -> Result<tokio::net::TcpListener, RunError> {
+    let adopt = || {
+        listener.set_nonblocking(true)?;
+        tokio::net::TcpListener::from_std(listener)
+    };
+    adopt().map_err(RunError::Listener)
+}
+
+/// Binds the agent's socket, in place of one that a killed gateway left behind.
+fn bind(path: &Path) -> Result<UnixListener, RunError> {
+    let bind = || {
+        match fs::remove_file(path) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
+            Ok(()) | Err(_) => {}
+        }
+        // The folder is the owner's alone, so nobody gets in before the mode is set.
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    bind().map_err(|cause| RunError::Folder { path: path.to_owned(), cause })
+}
+
+/// Takes connections from one listening socket and gives them to workers. At [`CONNECTIONS`] it pauses until one
+/// has ended: who comes meanwhile waits in the backlog.
+async fn accept(listener: tokio::net::TcpListener, crew: Rc<Crew>) {
+    loop {
+        while crew.shared.connections() >= CONNECTIONS {
+            crew.shared.ended.notified().await;
+        }
+        match listener.accept().await {
+            Ok((socket, peer)) => match socket.into_std() {
+                Ok(socket) => crew.give(socket, peer),
+                Err(cause) => tracing::warn!(%cause, "an accepted connection cannot be handed on"),
+            },
+            Err(cause) => {
+                // Without descriptors every attempt fails at once; a pause leaves the others room to end.
+                tracing::warn!(%cause, "no connection can be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn accept_agent(listener: UnixListener, admin: Rc<Admin>) {
+    loop {
+        let room = Arc::clone(&admin.room).acquire_owned().await;
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let admin = Rc::clone(&admin);
+                tokio::task::spawn_local(async move {
+                    admin.serve(socket, Reach::Agent).await;
+                    drop(room);
+                });
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+async fn accept_anybody(listener: tokio::net::TcpListener, admin: Rc<Admin>) {
+    // Room of their own: strangers must not keep the agent out.
+    let room = Arc::new(tokio::sync::Semaphore::new(crate::limits::ADMIN_CONNECTIONS));
+    loop {
+        let room = Arc::clone(&room).acquire_owned().await;
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let admin = Rc::clone(&admin);
+                tokio::task::spawn_local(async move {
+                    admin.serve(socket, Reach::Anybody).await;
+                    drop(room);
+                });
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// Every connection is a descriptor; the soft limit is often only 1024.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(cause) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%cause, "the limit on open files stays as it is");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! A worker: one thread with a runtime of its own, which serves the connections it is given.
+//!
+//! A connection, its requests and the upstream connections they use never leave the thread, so nothing on a
+//! request's path is locked. What workers share is the routing table, the slots and the instances' counts.
+
+use crate::client::{Client, Phase};
+use crate::clock::Clock;
+use crate::fields;
+use crate::guard::Guard;
+use crate::ids::{self, Ids, Random};
+use crate::limits::{self, RETRY_COST, RETRY_SAVINGS};
+use crate::lines::Lines;
+use crate::metrics::{Counts, Metrics};
+use crate::request;
+use crate::routes::Routes;
+use crate::upstream::{Pools, Upstream};
+use arc_swap::{ArcSwap, Cache};
+use http::{HeaderMap, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+/// What the main thread tells a worker.
+pub(crate) enum Order {
+    /// A connection to serve.
+    Serve(std::net::TcpStream, SocketAddr),
+    /// Answers are the last of their connections; the worker ends with its last connection.
+    Drain,
+    /// The worker ends, whatever is in flight.
+    Cut,
+}
+
+/// What all threads share.
+pub(crate) struct Shared {
+    pub(crate) routes: Arc<ArcSwap<Routes>>,
+    pub(crate) metrics: Metrics,
+    /// Client connections of each worker.
+    pub(crate) connections: Box<[AtomicUsize]>,
+    /// Told whenever a connection ends, for an accept loop that pauses.
+    pub(crate) ended: Notify,
+}
+
+impl Shared {
+    /// Client connections open.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// What the connections of one worker share.
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    shared: Arc<Shared>,
+    clock: Rc<Clock>,
+    routes: RefCell<Cache<Arc<ArcSwap<Routes>>, Arc<Routes>>>,
+    pools: RefCell<Pools>,
+    lines: RefCell<Lines>,
+    random: Random,
+    ids: Ids,
+    clients: RefCell<Vec<Rc<Client>>>,
+    draining: Cell<bool>,
+    cutting: Cell<bool>,
+    /// Requests saved up for repetitions.
+    savings: Cell<u32>,
+}
+
+impl Worker {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>, lines: Lines, seed: u64) -> Rc<Self> {
+        let routes = Cache::new(Arc::clone(&shared.routes));
+        Rc::new(Self {
+            index,
+            shared,
+            clock: Rc::new(Clock::new()),
+            routes: RefCell::new(routes),
+            pools: RefCell::default(),
+            lines: RefCell::new(lines),
+            random: Random::new(seed),
+            ids: Ids::default(),
+            clients: RefCell::default(),
+            draining: Cell::new(false),
+            cutting: Cell::new(false),
+            savings: Cell::new(RETRY_SAVINGS / 10),
+        })
+    }
+
+    /// Looks at the table that is in place now.
+    pub(crate) fn with_routes<T>(&self, look: impl FnOnce(&Routes) -> T) -> T {
+        look(self.routes.borrow_mut().load())
+    }
+
+    /// Whether the forwarding fields from this address are believed.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
+        self.with_routes(|routes| {
+            !routes.trusted_proxies.is_empty()
+                && routes.trusted_proxies.iter().any(|proxy| proxy.to_canonical() == address)
+        })
+    }
+
+    /// Whether access lines are written: as the active release says, or the candidate if there is none.
+    pub(crate) fn logs(&self) -> bool {
+        let logs = |routes: &Routes| {
+            let target = routes.active.as_ref().or(routes.candidate.as_ref());
+            target.is_none_or(|target| target.settings.access_log)
+        };
+        self.with_routes(logs)
+    }
+
+    /// The id of a request: the one in `believed`, if it is sane, or a new one.
+    pub(crate) fn request_id(&self, believed: Option<&HeaderMap>) -> HeaderValue {
+        let kept = believed.and_then(fields::sane_request_id);
+        kept.unwrap_or_else(|| ids::trace_id(&self.ids.traceparent(&self.random)))
+    }
+
+    /// A new trace for the request `id`.
+    pub(crate) fn traceparent(&self, id: &HeaderValue) -> HeaderValue {
+        ids::value(self.ids.traceparent_of(id.as_bytes(), &self.random))
+    }
+
+    pub(crate) fn random(&self) -> u64 {
+        self.random.next()
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.clock.now()
+    }
+
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.shared.metrics.workers[self.index]
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub(crate) fn is_cutting(&self) -> bool {
+        self.cutting.get()
+    }
+
+    pub(crate) fn take_connection(&self, key: u64) -> Option<Box<Upstream>> {
+        self.pools.borrow_mut().take(key)
+    }
+
+    pub(crate) fn keep(&self, key: u64, upstream: Box<Upstream>) {
+        self.pools.borrow_mut().put(key, upstream, self.clock.now());
+    }
+
+    pub(crate) fn write_line(&self, line: &[u8]) {
+        self.lines.borrow_mut().write(line, self.counts());
+    }
+
+    /// A request is served: a fifth of a repetition is saved.
+    fn save(&self) {
+        self.savings.set((self.savings.get() + 1).min(RETRY_SAVINGS));
+    }
+
+    /// Whether a safe request may be repeated; pays for it.
+    pub(crate) fn may_repeat(&self) -> bool {
+        match self.savings.get().checked_sub(RETRY_COST) {
+            Some(left) => {
+                self.savings.set(left);
+                self.counts().retries.add(1);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn enter(&self, client: &Rc<Client>) {
+        let mut clients = self.clients.borrow_mut();
+        client.place.set(clients.len());
+        clients.push(Rc::clone(client));
+    }
+
+    fn leave(&self, client: &Client) {
+        let mut clients = self.clients.borrow_mut();
+        let place = client.place.get();
+        clients.swap_remove(place);
+        if let Some(moved) = clients.get(place) {
+            moved.place.set(place);
+        }
+        drop(clients);
+        self.shared.connections[self.index].fetch_sub(1, Ordering::Relaxed);
+        self.shared.ended.notify_one();
+    }
+
+    /// What is done every [`limits::TICK`]: deadlines, idle upstream connections, access lines.
+    fn tick(&self) {
+        self.clock.advance();
+        for client in &*self.clients.borrow() {
+            client.tick();
+        }
+        // This also lets go of tables that were replaced.
+        self.with_routes(|routes| self.pools.borrow_mut().sweep(self.clock.now(), routes));
+        self.lines.borrow_mut().hand_over(self.counts());
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        for client in &*self.clients.borrow() {
+            if matches!(client.phase(), Phase::Idle | Phase::Head) {
+                client.hasten(limits::DRAIN_GRACE);
+            }
+        }
+    }
+
+    /// The end: what was not handed to the writer is.
+    pub(crate) fn finish(&self) {
+        self.lines.borrow_mut().hand_over(self.counts());
+    }
+}
+
+/// Serves connections until the worker is told to end, and the runtime is to be dropped, which cuts what is left.
+pub(crate) async fn work(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order>) {
+    let mut ticks = tokio::time::interval(limits::TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(Order::Serve(socket, peer)) => {
+                    let connection = serve(Rc::clone(&worker), socket, peer);
+                    // The task ends with its connection, or with the runtime.
+                    tokio::task::spawn_local(connection);
+                }
+                Some(Order::Drain) => worker.drain(),
+                Some(Order::Cut) | None => {
+                    worker.cutting.set(true);
+                    return;
+                }
+            },
+            _ = ticks.tick() => worker.tick(),
+        }
+        if worker.is_draining() && orders.is_empty() && worker.clients.borrow().is_empty() {
+            return;
+        }
+    }
+}
+
+/// Leaves the worker's list however the connection ends.
+struct Presence {
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.worker.leave(&self.client);
+        if std::thread::panicking() {
+            // tokio would keep a task's panic to itself, with its slots and instances in whatever state. The
+            // keeper starts another gateway.
+            std::process::abort();
+        }
+    }
+}
+
+async fn serve(worker: Rc<Worker>, socket: std::net::TcpStream, peer: SocketAddr) {
+    let client = Client::new(peer, Rc::clone(&worker.clock));
+    worker.enter(&client);
+    let _presence = Presence { worker: Rc::clone(&worker), client: Rc::clone(&client) };
+    if worker.is_draining() {
+        client.hasten(limits::DRAIN_GRACE);
+    }
+    // Small answers must not wait for an acknowledgement of what went before.
+    let socket = match socket.set_nodelay(true).and_then(|()| TcpStream::from_std(socket)) {
+        Ok(socket) => socket,
+        Err(cause) => {
+            tracing::warn!(%cause, "an accepted connection cannot be served");
+            return;
+        }
+    };
+    let guarded = TokioIo::new(Guard::new(socket, Rc::clone(&client)));
+    let service = {
+        let (worker, client) = (Rc::clone(&worker), Rc::clone(&client));
+        service_fn(move |request| {
+            worker.save();
+            request::serve(Rc::clone(&worker), Rc::clone(&client), request)
+        })
+    };
+    let mut connection = pin!(
+        http1::Builder::new()
+            .max_buf_size(limits::BUFFER_BYTES)
+            // Heads and idle connections have deadlines of their own: hyper's timer is one allocation a request.
+            .header_read_timeout(None)
+            .serve_connection(guarded, service)
+    );
+    let end = std::future::poll_fn(|cx| {
+        client.keep_waker(cx.waker());
+        match connection.as_mut().poll(cx) {
+            Poll::Ready(end) => Poll::Ready(end),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    if let Err(cause) = end {
+        tracing::debug!(%peer, %cause, "a client's connection ended early");
+    }
+}
+
+/// The main thread's end of the workers.
+pub(crate) struct Crew {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) orders: Vec<UnboundedSender<Order>>,
+    /// Whose turn it is among equals.
+    pub(crate) turn: Cell<usize>,
+}
+
+impl Crew {
+    /// Gives a connection to the worker with the fewest, in turn among equals.
+    pub(crate) fn give(&self, socket: std::net::TcpStream, peer: SocketAddr) {
+        let workers = self.orders.len();
+        let turn = self.turn.get();
+        let load = |index: &usize| self.shared.connections[*index].load(Ordering::Relaxed);
+        // The first of equals is taken, so the search begins after the one that was taken last.
+        let chosen = (turn..turn + workers).map(|index| index % workers).min_by_key(load).unwrap_or_default();
+        self.turn.set((chosen + 1) % workers);
+        self.shared.connections[chosen].fetch_add(1, Ordering::Relaxed);
+        // A worker that is gone took the process with it, or the gateway is about to return.
+        let _ = self.orders[chosen].send(Order::Serve(socket, peer));
+    }
+
+    /// Tells all workers.
+    pub(crate) fn tell(&self, order: fn() -> Order) {
+        for worker in &self.orders {
+            // One that has ended needs not be told.
+            let _ = worker.send(order());
+        }
+    }
+}

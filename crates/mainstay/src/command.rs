@@ -1,0 +1,39 @@
+//! The verbs.
+
+mod up;
+
+mod release;
+
+mod show;
+
+mod play;
+
+use crate::environment::Found;
+use crate::failure::Failure;
+use crate::flags::{Flags, Verb};
+use crate::output::Output;
+use std::process::ExitCode;
+
+/// Does what the command line says.
+pub(crate) async fn run(flags: Flags) -> Result<ExitCode, Failure> {
+    let output = Output { json: flags.json };
+    match &flags.verb {
+        Verb::Run(run) => up::run(&flags, run, output).await,
+        Verb::Up(flag) => up::up(&Found::find(&flags, &flag.environment)?, output).await,
+        Verb::Down(flag) => up::down(&Found::find(&flags, &flag.environment)?, output).await,
+        Verb::Release(release) => release::release(&flags, release, output).await,
+        Verb::Rollback(flag) => release::rollback(&Found::find(&flags, &flag.environment)?, output).await,
+        Verb::Status(flag) => show::status(&Found::find(&flags, &flag.environment)?, output).await,
+        Verb::Logs(logs) => show::logs(&Found::find(&flags, &logs.environment)?, logs, output).await,
+        Verb::Smoke(flag) => play::smoke(&Found::find(&flags, &flag.environment)?, output).await,
+        Verb::Load(load) => play::load(&Found::find(&flags, &load.environment)?, load, output).await,
+        Verb::Schema => {
+            let schema = workfile::schema();
+            let pretty = serde_json::to_string_pretty(&schema).expect("a schema has string keys");
+            output.data(pretty, &schema);
+            Ok(ExitCode::SUCCESS)
+        }
+        #[cfg(feature = "demo")]
+        Verb::Demo(flag) => play::demo(flag.keep, output).await,
+    }
+}

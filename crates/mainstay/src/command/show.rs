@@ -1,0 +1,155 @@
+//! `status` and `logs`.
+
+use crate::environment::Found;
+use crate::failure::Failure;
+use crate::flags::LogsFlags;
+use crate::output::Output;
+use api::operator::{ReleaseSummary, Status};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How much of the end of a log is looked at for its last lines.
+const TAIL_BYTES: u64 = 1024 * 1024;
+/// How often a log that is followed is looked at.
+const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+
+/// `mainstay status ENV`.
+pub(crate) async fn status(found: &Found, output: Output) -> Result<ExitCode, Failure> {
+    let status: Status = found.agent_of_one_that_is_up()?.get("/v1/status").await?;
+    let json = serde_json::to_value(&status).map_err(|e| Failure::machine(e.to_string()))?;
+    output.data(text(&status), &json);
+    let name = &found.name;
+    let undecided = status.releases.first().is_some_and(|release| !release.ended);
+    if undecided {
+        output.next(&[("take the release back", format!("mainstay rollback {name}"))]);
+    } else {
+        output.next(&[("release a changed version", format!("mainstay release {name}"))]);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(status: &Status) -> String {
+    let mut text = format!("{}/{} on http://{}\n", status.workload, status.environment, status.http);
+    // Writing to a String cannot fail.
+    let _ = match &status.gateway {
+        Some(gateway) => writeln!(
+            text,
+            "gateway    {} requests, {} failed, {} in flight, {} connections",
+            gateway.requests, gateway.failed, gateway.in_flight, gateway.connections
+        ),
+        None => writeln!(text, "gateway    does not answer"),
+    };
+    for stamp in &status.stamps {
+        let _ = writeln!(text, "{:10} {} ({})", stamp.role, stamp.stamp, stamp.name);
+        for instance in &stamp.instances {
+            let state = if instance.ready { "ready" } else { "not ready" };
+            let pid = instance.pid.map_or_else(|| "-".into(), |pid| pid.to_string());
+            let _ = write!(text, "           {}-{} port {} pid {pid} {state}", instance.component, instance.index, instance.port);
+            if instance.restarts > 0 {
+                let _ = write!(text, ", {} restarts, last: {}", instance.restarts, instance.last_exit.as_deref().unwrap_or("?"));
+            }
+            text.push('\n');
+        }
+    }
+    if status.stamps.is_empty() {
+        text.push_str("nothing serves yet\n");
+    }
+    for release in &status.releases {
+        let _ = writeln!(text, "{}", release_line(release));
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn release_line(release: &ReleaseSummary) -> String {
+    let digest = release.digest.as_ref().map_or("", |digest| digest.short());
+    let mut line = format!("{:10} {:12} {:12} {digest}", release.number, release.name, release.state);
+    if let Some(ms) = release.switch_ms {
+        let _ = write!(line, "  switched in {ms:.1} ms");
+    }
+    if let Some(ms) = release.rollback_ms {
+        let _ = write!(line, "  taken back in {ms:.1} ms");
+    }
+    if let Some(ms) = release.old_kept_ms {
+        let _ = write!(line, "  old stamp kept for {} s", ms / 1000);
+    }
+    if let Some(reason) = &release.reason_text {
+        let _ = write!(line, "  {reason}");
+    }
+    line
+}
+
+/// `mainstay logs ENV [WHOSE]`.
+pub(crate) async fn logs(found: &Found, wanted: &LogsFlags, output: Output) -> Result<ExitCode, Failure> {
+    found.mark()?;
+    let mut read: BTreeMap<PathBuf, u64> = BTreeMap::new();
+    loop {
+        let files = log_files(found, wanted.whose.as_deref())?;
+        if files.is_empty() && read.is_empty() {
+            let whose = wanted.whose.as_deref().unwrap_or("any instance");
+            return Err(Failure::usage(format!("there is no log of {whose}"))
+                .hint(format!("the logs lie in {}", found.folder.logs().display())));
+        }
+        let several = files.len() > 1;
+        for path in files {
+            let seen = read.get(&path).copied();
+            let (new, end) = new_text(&path, seen, wanted.lines)?;
+            read.insert(path.clone(), end);
+            let whose = path.file_stem().unwrap_or_default().to_string_lossy();
+            for line in new.lines() {
+                let text = if several { format!("{whose}: {line}") } else { line.to_owned() };
+                output.data(text, &serde_json::json!({ "log": whose, "line": line }));
+            }
+        }
+        if !wanted.follow {
+            return Ok(ExitCode::SUCCESS);
+        }
+        std::io::stdout().flush()?;
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
+}
+
+fn log_files(found: &Found, whose: Option<&str>) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(found.folder.logs())? {
+        let path = entry?.path();
+        let Some(stem) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".log")) else { continue };
+        // s2-api-0: the stamp, the component, the number of the copy.
+        let component = stem.split_once('-').and_then(|(_, rest)| rest.rsplit_once('-')).map(|(name, _)| name);
+        let wanted = match whose {
+            Some(whose) => stem == whose || component == Some(whose),
+            None => component.is_some(),
+        };
+        if wanted {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// The last `lines` lines, or what was written after `seen`; and how far the file goes.
+fn new_text(path: &std::path::Path, seen: Option<u64>, lines: usize) -> std::io::Result<(String, u64)> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    // A shorter file than before was rotated: what is in it is new.
+    let from = match seen {
+        Some(seen) if seen <= length => seen,
+        Some(_) => 0,
+        None => length.saturating_sub(TAIL_BYTES),
+    };
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(length - from).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    if seen.is_some() {
+        return Ok((text, length));
+    }
+    let skip = text.lines().count().saturating_sub(lines);
+    Ok((text.lines().skip(skip).map(|line| format!("{line}\n")).collect(), length))
+}

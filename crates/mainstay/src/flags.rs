@@ -1,0 +1,179 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use model::name::EnvironmentName;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done; 1 verdict not pass (a release was refused or taken back, an objective missed);
+2 usage or file error; 3 the environment's state does not allow it now; 4 the environment is not up;
+5 the machine refused (port in use, disk full, state folder of a newer version).";
+
+/// Makes an HTTP service mission-critical: proves each release, moves users without a gap, takes a bad one
+/// back.
+#[derive(Debug, Parser)]
+#[command(name = "mainstay", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+pub(crate) struct Flags {
+    /// The workload file [default: mainstay.toml, where it exists]
+    #[arg(short, long, global = true, value_name = "PATH")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// The environment's folder [default: <XDG state home>/mainstay/WORKLOAD/ENV]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub(crate) state: Option<PathBuf>,
+
+    /// Print what was asked for as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a command as a service, without a workload file
+    Run(RunFlags),
+    /// Bring an environment up, with the release it last served
+    Up(EnvironmentFlag),
+    /// Take an environment down: drain, stop everything
+    Down(EnvironmentFlag),
+    /// Release: build a second stamp, prove it, move the users, retire the first
+    Release(ReleaseFlags),
+    /// Take the release under way, or the one whose old stamp is still kept, back
+    Rollback(EnvironmentFlag),
+    /// Show what serves, what runs, what was released
+    Status(EnvironmentFlag),
+    /// Show what instances, agent, gateway or keeper print
+    Logs(LogsFlags),
+    /// Play every flow once
+    Smoke(EnvironmentFlag),
+    /// Play the flows at a steady rate and check every write
+    Load(LoadFlags),
+    /// Print the JSON Schema of the workload file
+    Schema,
+    #[cfg(feature = "demo")]
+    /// Watch a shop take orders through releases, a crash and two bad releases
+    Demo(DemoFlags),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EnvironmentFlag {
+    /// The environment
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: EnvironmentName,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunFlags {
+    /// The environment that is made
+    #[arg(long = "env", value_name = "ENV", default_value = "run")]
+    pub(crate) environment: EnvironmentName,
+
+    /// Where users reach it
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: SocketAddr,
+
+    #[command(flatten)]
+    pub(crate) command: CommandFlags,
+}
+
+/// How a command is run as a service. Also for later releases of it.
+#[derive(Debug, Args)]
+pub(crate) struct CommandFlags {
+    /// How many copies run
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) instances: u32,
+
+    /// How long a copy may take to be ready
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) ready_timeout: Duration,
+
+    /// How long the old stamp stays warm after a switch
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub(crate) keep_old: Duration,
+
+    /// The program and its arguments; {port} is replaced, and PORT is set
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseFlags {
+    /// The environment
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: EnvironmentName,
+
+    /// The file or folder to release [default: what the workload file says]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) artifact: Option<PathBuf>,
+
+    /// What to call it [default: its number]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// Return when the old stamp is gone, not when the users have moved
+    #[arg(long)]
+    pub(crate) wait: bool,
+
+    #[command(flatten)]
+    pub(crate) command: CommandFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsFlags {
+    /// The environment
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: EnvironmentName,
+
+    /// Whose: a component, an instance (s2-api-0), `agent`, `gateway`, `keeper` or `access`
+    /// [default: every instance]
+    pub(crate) whose: Option<String>,
+
+    /// How many lines of each
+    #[arg(short = 'n', long, default_value_t = 20)]
+    pub(crate) lines: usize,
+
+    /// Go on as they are written
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadFlags {
+    /// The environment
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: EnvironmentName,
+
+    /// How many flows are started, as in 500/s
+    #[arg(long, default_value = "50/s", value_parser = rate)]
+    pub(crate) rate: f64,
+
+    /// For how long
+    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) duration: Duration,
+
+    /// The seed of everything random [default: a new one, which is printed]
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+}
+
+#[cfg(feature = "demo")]
+#[derive(Debug, Args)]
+pub(crate) struct DemoFlags {
+    /// Keep the folder with everything the demo made, and say where it is
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    workfile::duration(text).map_err(|e| e.to_string())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix("/s").ok_or("a rate is a number and `/s`, as in 500/s")?;
+    let rate: f64 = number.parse().map_err(|_| format!("`{number}` is not a number"))?;
+    if rate.is_finite() && rate > 0.0 { Ok(rate) } else { Err(format!("`{text}` is not above zero")) }
+}

@@ -1,0 +1,57 @@
+//! Data goes to standard output, everything else to standard error.
+
+use std::io::{IsTerminal as _, Write as _};
+
+/// Where a command shows what it does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) json: bool,
+}
+
+impl Output {
+    /// What is going on, for people. Silent with `--json`.
+    pub(crate) fn say(self, text: impl AsRef<str>) {
+        if !self.json {
+            eprintln!("{}", text.as_ref());
+        }
+    }
+
+    /// What was asked for: `text` for people, `json` for programs, as one line.
+    pub(crate) fn data(self, text: impl AsRef<str>, json: &serde_json::Value) {
+        let line = if self.json { json.to_string() } else { text.as_ref().to_owned() };
+        // A reader that has gone, such as `head`, is not an error of ours.
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+
+    /// A command that comes next.
+    pub(crate) fn next(self, commands: &[(&str, String)]) {
+        if self.json {
+            return;
+        }
+        let width = commands.iter().map(|(_, command)| command.len()).max().unwrap_or(0);
+        eprintln!();
+        for (what, command) in commands {
+            eprintln!("  {command:width$}   {what}");
+        }
+    }
+
+    /// A line that replaces the one before it on a terminal, and follows it elsewhere.
+    pub(crate) fn progress(self, line: &str) {
+        if self.json {
+            return;
+        }
+        let mut error = std::io::stderr();
+        let _ = if error.is_terminal() {
+            write!(error, "\r\x1b[2K{line}").and_then(|()| error.flush())
+        } else {
+            writeln!(error, "{line}")
+        };
+    }
+
+    /// Ends a line that was written by [`Output::progress`].
+    pub(crate) fn progress_over(self) {
+        if !self.json && std::io::stderr().is_terminal() {
+            eprintln!();
+        }
+    }
+}

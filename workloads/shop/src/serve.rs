@@ -1,0 +1,117 @@
+//! Serving: from an open database and an address to a clean end.
+
+use std::future::IntoFuture as _;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::database::{self, OpenError};
+use crate::http::{self, Shop};
+use crate::release::Release;
+
+/// How long requests in flight may take after a signal to stop: less than the 30 s after which most
+/// supervisors kill.
+const DRAIN_LIMIT: Duration = Duration::from_secs(25);
+
+/// What to serve, and where.
+pub(crate) struct Options {
+    pub(crate) host: String,
+    /// 0 takes any free one.
+    pub(crate) port: u16,
+    pub(crate) data: PathBuf,
+    pub(crate) release: Release,
+    pub(crate) error_every: NonZeroU64,
+}
+
+/// Why serving did not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// The database cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The system gives no runtime, or no signal handler.
+    #[error("cannot start serving")]
+    Start(#[source] std::io::Error),
+    /// The address is taken, not ours, or unknown.
+    #[error("cannot listen on {host}:{port}; hint: --port 0 takes any free one")]
+    Listen {
+        host: String,
+        port: u16,
+        #[source]
+        source: std::io::Error,
+    },
+    /// The listening socket broke.
+    #[error("cannot accept connections any more")]
+    Accept(#[source] std::io::Error),
+    /// Requests were still in flight when the time to drain was over; they are cut.
+    #[error("requests were still in flight {} s after the signal to stop; they are cut", DRAIN_LIMIT.as_secs())]
+    Drain,
+}
+
+/// Opens the database, then listens, until a signal; then stops accepting, answers what is in flight, closes
+/// the database and returns.
+pub(crate) fn serve(options: Options) -> Result<(), ServeError> {
+    let (database, _) = database::open(&options.data)?;
+    let shop = Arc::new(Shop::new(database, options.release, options.error_every));
+    // One thread is plenty for parsing; the database has threads of its own.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Start)?;
+    runtime.block_on(listen(options, shop))
+}
+
+async fn listen(options: Options, shop: Arc<Shop>) -> Result<(), ServeError> {
+    let Options { host, port, release, .. } = options;
+    let mut signals = Signals::install().map_err(ServeError::Start)?;
+    let bound = async {
+        let listener = TcpListener::bind((host.as_str(), port)).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    let (listener, address) = bound.await.map_err(|source| ServeError::Listen { host, port, source })?;
+    crate::log(&format!("{release} listening on http://{address}"));
+
+    let listener = listener.tap_io(|connection| {
+        // Answers are written in one piece, so there is nothing to gain by holding them back; a connection
+        // that refuses the option is slower, not wrong.
+        let _ = connection.set_nodelay(true);
+    });
+    let (stop, stopping) = oneshot::channel::<()>();
+    let serving = axum::serve(listener, http::router(shop)).with_graceful_shutdown(async {
+        // An error is the sender being dropped, which also means to stop.
+        let _ = stopping.await;
+    });
+    tokio::select! {
+        served = serving.into_future() => served.map_err(ServeError::Accept),
+        () = async {
+            signals.received().await;
+            crate::log("stopping: finishing what is in flight");
+            let _ = stop.send(());
+            tokio::time::sleep(DRAIN_LIMIT).await;
+        } => Err(ServeError::Drain),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Cancel-safe: a signal that came is kept until it is received.
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
