@@ -34,7 +34,7 @@ END {
     for (p = 1; p <= 3; p++) {
       name = proxies[p]
       printf "%s\"%s\":{\"requests_per_second\":%.1f,\"p99_us\":%.0f,\"cpu_us\":%.3f,\"rounds\":{\"requests_per_second\":%s,\"p99_us\":%s,\"cpu_us\":%s,\"requests\":%s}}", \
-        p > 1 ? "," : "", name, of(name, "rate"), of(name, "p99"), of(name, "cpu"), series(name, "rate"), series(name, "p99"), series(name, "cpu"), series(name, "requests")
+        (p > 1 ? "," : ""), name, of(name, "rate"), of(name, "p99"), of(name, "cpu"), series(name, "rate"), series(name, "p99"), series(name, "cpu"), series(name, "requests")
     }
     printf "},\"ratios\":{\"cpu_nginx\":%.3f,\"p99_nginx\":%.3f,\"rate_nginx\":%.3f,\"cpu_haproxy\":%.3f,\"p99_haproxy\":%.3f,\"rate_haproxy\":%.3f}}\n", \
       ratio("cpu", "mainstay", "nginx"), ratio("p99", "mainstay", "nginx"), ratio("rate", "mainstay", "nginx"), \

@@ -6,7 +6,7 @@
 //! | `GET /v1/configuration` | | the `model::workload::Configuration` of the release that serves |
 //! | `POST /v1/releases` | [`ReleaseRequest`] | [`Accepted`] |
 //! | `GET /v1/releases/{number}/events?after=SEQ` | | [`Events`]; waits up to [`EVENTS_WAIT`] for news |
-//! | `POST /v1/rollback` | | [`Accepted`] |
+//! | `POST /v1/rollback` | [`RollbackRequest`] | [`Accepted`] |
 //! | `POST /v1/down` | | [`Accepted`]-less `204`; instances are stopped when it answers |
 //!
 //! Errors are [`crate::problem::Problem`] with the status of their code.
@@ -27,6 +27,9 @@ pub const EVENTS_WAIT: Duration = Duration::from_secs(10);
 pub struct ReleaseRequest {
     /// [`crate::PROTOCOL_VERSION`].
     pub v: u32,
+    /// Random. A request that is sent again with the same key, because its answer was lost with an agent, is
+    /// the same request.
+    pub key: String,
     /// What people call it.
     pub name: Option<String>,
     /// Where the artifact of each service lies. A service without one is refused.
@@ -46,6 +49,15 @@ pub enum Source {
         /// The folder it was given in.
         folder: PathBuf,
     },
+}
+
+/// Which release is to be taken back. Asking again is harmless.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackRequest {
+    /// [`crate::PROTOCOL_VERSION`].
+    pub v: u32,
+    /// The release.
+    pub number: ReleaseNumber,
 }
 
 /// A release or a rollback was taken on; its events tell the rest.

@@ -262,7 +262,7 @@ impl Agent {
 
     async fn worked(&mut self, outcome: Outcome) -> Result<(), AgentError> {
         let Some(current) = &self.current else { return Ok(()) };
-        self.crash.acted(&current.record.state);
+        self.crash.acted(current.record.number, &current.record.state);
         let Some(event) = outcome.event else { return Ok(()) };
         let mut findings = Findings { release: outcome.release, ..Findings::default() };
         let mut text = outcome.text;

@@ -9,6 +9,7 @@ use api::gateway::{Persist, Table};
 use api::operator::{Accepted, ReleaseRequest};
 use api::problem::{Code, Problem};
 use model::machine::{self, Event, Side, State};
+use model::name::ReleaseNumber;
 use store::commit::WriteError;
 use store::records::{Findings, ReleaseRecord};
 use tokio::sync::oneshot;
@@ -33,8 +34,8 @@ impl Agent {
                     }));
             }
             Command::Release(request, reply) => self.release(*request, reply).await?,
-            Command::Rollback(reply) => {
-                let answer = self.rollback().await?;
+            Command::Rollback(number, reply) => {
+                let answer = self.rollback(number).await?;
                 let _ = reply.send(answer);
             }
             Command::Down(reply) => self.go_down(reply),
@@ -47,6 +48,10 @@ impl Agent {
         request: ReleaseRequest,
         reply: oneshot::Sender<Result<Accepted, Problem>>,
     ) -> Result<(), AgentError> {
+        if let Some(current) = self.current.as_ref().filter(|current| current.request.key == request.key) {
+            let _ = reply.send(Ok(Accepted { number: current.record.number }));
+            return Ok(());
+        }
         if let Err(problem) = self.check(&request) {
             let _ = reply.send(Err(problem));
             return Ok(());
@@ -118,7 +123,7 @@ impl Agent {
             Err(error) => return Err(error.into()),
         };
         let _ = reply.send(Ok(Accepted { number: record.number }));
-        self.crash.recorded(&record.state);
+        self.crash.recorded(record.number, &record.state);
         let decided_ns = Some(monotonic_ns());
         self.current =
             Some(Current { record, request, decided_ns, begun: false, deadline: None, unrecorded: None });
@@ -127,7 +132,7 @@ impl Agent {
         Ok(())
     }
 
-    async fn rollback(&mut self) -> Result<Result<Accepted, Problem>, AgentError> {
+    async fn rollback(&mut self, asked: ReleaseNumber) -> Result<Result<Accepted, Problem>, AgentError> {
         let environment = &self.mark.environment;
         let nothing = |message: String| {
             let hint = format!("release the earlier artifact again: mainstay release {environment}");
@@ -137,6 +142,14 @@ impl Agent {
             return Ok(Err(nothing("nothing was ever released here".into())));
         };
         let (number, name) = (current.record.number, current.record.name.clone());
+        if asked != number {
+            let message = format!("{asked} is not the latest release, {number} ({name}) is");
+            return Ok(Err(Problem::new(Code::Conflict, message)));
+        }
+        if current.record.state.reason().is_some() {
+            // It is being taken back, or was: what was asked for happens.
+            return Ok(Ok(Accepted { number }));
+        }
         if machine::next(current.record.old.is_some(), &current.record.state, &Event::RollbackAsked).is_err()
         {
             let state = &current.record.state;

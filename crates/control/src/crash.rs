@@ -2,8 +2,9 @@
 //! exactly. The keeper hands the variable to the first agent only.
 
 use model::machine::State;
+use model::name::ReleaseNumber;
 
-/// `recorded:STATE` or `acted:STATE`.
+/// `rN:recorded:STATE` or `rN:acted:STATE`.
 pub(crate) const VARIABLE: &str = "MAINSTAY_CRASH_AT";
 
 /// Where to crash, if anywhere.
@@ -16,17 +17,17 @@ impl CrashPoint {
     }
 
     /// The state has been recorded and nothing of it has been done.
-    pub(crate) fn recorded(&self, state: &State) {
-        self.reached("recorded", state);
+    pub(crate) fn recorded(&self, number: ReleaseNumber, state: &State) {
+        self.reached("recorded", number, state);
     }
 
     /// What the state does has been done, and what came of it has not been recorded.
-    pub(crate) fn acted(&self, state: &State) {
-        self.reached("acted", state);
+    pub(crate) fn acted(&self, number: ReleaseNumber, state: &State) {
+        self.reached("acted", number, state);
     }
 
-    fn reached(&self, moment: &str, state: &State) {
-        if self.0.as_deref() == Some(&format!("{moment}:{}", state.name())) {
+    fn reached(&self, moment: &str, number: ReleaseNumber, state: &State) {
+        if self.0.as_deref() == Some(&format!("{number}:{moment}:{}", state.name())) {
             tracing::warn!(state = state.name(), moment, "crash point reached");
             // SIGKILL, as an out-of-memory killer would: no destructor, no flush.
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);

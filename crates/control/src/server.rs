@@ -2,7 +2,7 @@
 
 use crate::agent::AgentError;
 use api::folder::StateFolder;
-use api::operator::{Accepted, EVENTS_WAIT, Events, ReleaseEvent, ReleaseRequest, Status};
+use api::operator::{Accepted, EVENTS_WAIT, Events, ReleaseEvent, ReleaseRequest, RollbackRequest, Status};
 use api::problem::{Code, Problem};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -26,7 +26,7 @@ pub(crate) enum Command {
     Status(oneshot::Sender<Status>),
     Configuration(Reply<Configuration>),
     Release(Box<ReleaseRequest>, Reply<Accepted>),
-    Rollback(Reply<Accepted>),
+    Rollback(ReleaseNumber, Reply<Accepted>),
     Down(Reply<()>),
 }
 
@@ -103,21 +103,30 @@ async fn configuration(State(server): State<Server>) -> Result<Json<Configuratio
     Ok(Json(server.ask(Command::Configuration).await??))
 }
 
+fn spoken(v: u32) -> Result<(), Problem> {
+    if v == api::PROTOCOL_VERSION {
+        return Ok(());
+    }
+    let message = format!("protocol version {v} is not spoken here, {} is", api::PROTOCOL_VERSION);
+    Err(Problem::new(Code::Version, message))
+}
+
 async fn release(
     State(server): State<Server>,
     request: Result<Json<ReleaseRequest>, JsonRejection>,
 ) -> Result<Json<Accepted>, Refusal> {
     let Json(request) = request.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
-    if request.v != api::PROTOCOL_VERSION {
-        let message =
-            format!("protocol version {} is not spoken here, {} is", request.v, api::PROTOCOL_VERSION);
-        return Err(Problem::new(Code::Version, message).into());
-    }
+    spoken(request.v)?;
     Ok(Json(server.ask(|reply| Command::Release(Box::new(request), reply)).await??))
 }
 
-async fn rollback(State(server): State<Server>) -> Result<Json<Accepted>, Refusal> {
-    Ok(Json(server.ask(Command::Rollback).await??))
+async fn rollback(
+    State(server): State<Server>,
+    request: Result<Json<RollbackRequest>, JsonRejection>,
+) -> Result<Json<Accepted>, Refusal> {
+    let Json(request) = request.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
+    spoken(request.v)?;
+    Ok(Json(server.ask(|reply| Command::Rollback(request.number, reply)).await??))
 }
 
 async fn down(State(server): State<Server>) -> Result<http::StatusCode, Refusal> {

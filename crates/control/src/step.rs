@@ -71,7 +71,7 @@ impl Agent {
         current.record.release = findings.release.or(current.record.release.take());
         current.decided_ns = Some(decided_ns);
         current.begun = false;
-        self.crash.recorded(&current.record.state);
+        self.crash.recorded(current.record.number, &current.record.state);
         self.tell_news();
         self.ensure_stamps().await?;
         self.enter();
@@ -258,8 +258,8 @@ impl Agent {
         }
     }
 
-    /// What the gateway is to serve in `state`. None while an instance of the stamp that serves has not been
-    /// looked for: it may well be serving.
+    /// What the gateway is to serve in `state`. None while an instance of a stamp it names has not been looked
+    /// for: it may well be serving.
     fn table(&self, state: &State) -> Option<Table> {
         let record = &self.current.as_ref()?.record;
         let id = match machine::serving(state) {
@@ -272,6 +272,9 @@ impl Agent {
         }
         let offered = matches!(state, State::Verifying);
         let candidate = self.stamps.get(&record.number.stamp()).filter(|_| offered);
+        if candidate.is_some_and(|stamp| !stamp.known()) {
+            return None;
+        }
         Some(Table {
             preview_token: self.preview_token.clone(),
             trusted_proxies: self.mark.listen.trusted_proxies.clone(),

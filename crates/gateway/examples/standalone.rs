@@ -52,5 +52,10 @@ fn table(upstream: SocketAddr, access_log: bool) -> Result<Table, Box<dyn Error>
     };
     let instances = vec![TableInstance { index: 0, address: upstream, pid: 0 }];
     let stamp = TableStamp { stamp: release.stamp(), release, name: "r1".into(), instances, settings };
-    Ok(Table { preview_token: String::new(), trusted_proxies: Vec::new(), active: Some(stamp), candidate: None })
+    Ok(Table {
+        preview_token: String::new(),
+        trusted_proxies: Vec::new(),
+        active: Some(stamp),
+        candidate: None,
+    })
 }

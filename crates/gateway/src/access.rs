@@ -111,13 +111,9 @@ fn timestamp(line: &mut Vec<u8>, unix_ms: u64) {
     let two = |n: u64| [b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8];
     line.extend_from_slice(&two(year / 100));
     line.extend_from_slice(&two(year % 100));
-    for (separator, number) in [
-        (b'-', month),
-        (b'-', day),
-        (b'T', ms / 3_600_000),
-        (b':', ms / 60_000 % 60),
-        (b':', ms / 1000 % 60),
-    ] {
+    for (separator, number) in
+        [(b'-', month), (b'-', day), (b'T', ms / 3_600_000), (b':', ms / 60_000 % 60), (b':', ms / 1000 % 60)]
+    {
         line.push(separator);
         line.extend_from_slice(&two(number));
     }

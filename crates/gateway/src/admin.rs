@@ -65,7 +65,9 @@ impl Admin {
         match (request.uri().path(), reach) {
             ("/v1/table", Reach::Agent) if method == Method::PUT => self.put_table(request).await,
             ("/v1/table", Reach::Agent) => wrong_method("PUT"),
-            ("/v1/state", Reach::Agent) if method == Method::GET => json(StatusCode::OK, &self.applier.state()),
+            ("/v1/state", Reach::Agent) if method == Method::GET => {
+                json(StatusCode::OK, &self.applier.state())
+            }
             ("/metrics", _) if method == Method::GET => self.metrics(),
             ("/.mainstay/health", _) if method == Method::GET => self.health(),
             ("/v1/state", Reach::Agent) | ("/metrics" | "/.mainstay/health", _) => wrong_method("GET"),

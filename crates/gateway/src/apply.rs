@@ -37,16 +37,27 @@ impl Applier {
                     let (routes, _) = Routes::default().next(&stored.table, &shared.metrics);
                     shared.routes.store(Arc::new(routes));
                 } else {
-                    tracing::info!("the stored table is of another boot: nothing is served until the agent speaks");
+                    tracing::info!(
+                        "the stored table is of another boot: nothing is served until the agent speaks"
+                    );
                 }
             }
             Ok(None) => {}
-            Err(error @ (LoadError::Corrupt { .. } | LoadError::Newer { .. } | LoadError::Unreadable { .. })) => {
+            Err(
+                error @ (LoadError::Corrupt { .. } | LoadError::Newer { .. } | LoadError::Unreadable { .. }),
+            ) => {
                 tracing::error!(%error, "the stored table is not used: nothing is served until the agent speaks");
             }
         }
         let revision = AtomicU64::new(0);
-        Self { shared, path, boot, fence: tokio::sync::Mutex::new(fence), revision, closed: std::sync::Mutex::default() }
+        Self {
+            shared,
+            path,
+            boot,
+            fence: tokio::sync::Mutex::new(fence),
+            revision,
+            closed: std::sync::Mutex::default(),
+        }
     }
 
     /// Takes a table on. Not cancel-safe between disk and memory: run it to its end.
@@ -87,7 +98,9 @@ impl Applier {
             Stored { v: STATE_VERSION, boot: self.boot.clone(), fence: put.fence, table: put.table.clone() };
         let path = self.path.clone();
         // The disk may take its time; accepting must not wait for it.
-        tokio::task::spawn_blocking(move || stored::store(&path, &stored)).await.map_err(std::io::Error::other)?
+        tokio::task::spawn_blocking(move || stored::store(&path, &stored))
+            .await
+            .map_err(std::io::Error::other)?
     }
 
     /// First the new table, then the closed bits: a claim that is refused finds the new table.

@@ -151,10 +151,12 @@ impl Client {
 
     /// Called by the worker at each tick: wakes the connection's task once when the deadline has passed.
     pub(crate) fn tick(&self) {
-        if self.deadline.get() <= self.clock.now() && !self.passed.replace(true)
-            && let Some(waker) = &*self.waker.borrow() {
-                waker.wake_by_ref();
-            }
+        if self.deadline.get() <= self.clock.now()
+            && !self.passed.replace(true)
+            && let Some(waker) = &*self.waker.borrow()
+        {
+            waker.wake_by_ref();
+        }
     }
 
     /// Keeps the task that is to be woken at the deadline.

@@ -27,7 +27,9 @@ pub(crate) fn wish(fields: &mut HeaderMap, token: &str) -> Result<Wish, Refusal>
     }
     let given = given.as_ref().map_or(&b""[..], |given| given.as_bytes());
     if token.is_empty() || !same(given, token.as_bytes()) {
-        let detail = format!("{STAMP_HEADER} and {INSTANCE_HEADER} need {PREVIEW_HEADER} with this environment's token");
+        let detail = format!(
+            "{STAMP_HEADER} and {INSTANCE_HEADER} need {PREVIEW_HEADER} with this environment's token"
+        );
         return Err(Refusal::new(Fault::PreviewRefused, detail));
     }
     let candidate = match stamp.as_ref().map(|stamp| stamp.as_bytes()) {
@@ -35,14 +37,18 @@ pub(crate) fn wish(fields: &mut HeaderMap, token: &str) -> Result<Wish, Refusal>
         Some(b"candidate") => true,
         Some(other) => {
             let other = String::from_utf8_lossy(other);
-            return Err(Refusal::new(Fault::BadStamp, format!("{STAMP_HEADER} is `candidate` or left out, not `{other}`")));
+            return Err(Refusal::new(
+                Fault::BadStamp,
+                format!("{STAMP_HEADER} is `candidate` or left out, not `{other}`"),
+            ));
         }
     };
     let instance = match instance {
         None => None,
         Some(value) => {
             let index = value.to_str().ok().and_then(|text| text.parse().ok());
-            let bad = || Refusal::new(Fault::BadStamp, format!("{INSTANCE_HEADER} is a number, not {value:?}"));
+            let bad =
+                || Refusal::new(Fault::BadStamp, format!("{INSTANCE_HEADER} is a number, not {value:?}"));
             Some(index.ok_or_else(bad)?)
         }
     };
@@ -55,7 +61,9 @@ pub(crate) fn target(wish: Wish, routes: &Routes) -> Result<&Arc<Target>, Refusa
         let none = || Refusal::new(Fault::NoCandidate, "no release is waiting for its promotion");
         routes.candidate.as_ref().ok_or_else(none)?
     } else {
-        let none = || Refusal::new(Fault::NoActiveStamp, "no release was promoted yet, or none runs since the start");
+        let none = || {
+            Refusal::new(Fault::NoActiveStamp, "no release was promoted yet, or none runs since the start")
+        };
         routes.active.as_ref().ok_or_else(none)?
     };
     if let Some(index) = wish.instance

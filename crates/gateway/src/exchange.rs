@@ -2,9 +2,9 @@
 //! of it when it ends, whichever way.
 
 use crate::access;
+use crate::body::AnswerBody;
 use crate::client::Client;
 use crate::fault::{Fault, Refusal};
-use crate::body::AnswerBody;
 use crate::routes::{Instance, Target};
 use crate::upstream::Upstream;
 use crate::worker::Worker;

@@ -91,13 +91,17 @@ impl Fault {
             Self::Version => {
                 last("version", S::HTTP_VERSION_NOT_SUPPORTED, "Only HTTP/1.0 and HTTP/1.1 are served here")
             }
-            Self::Coding => last("coding", S::NOT_IMPLEMENTED, "No transfer coding but chunked is understood"),
-            Self::Connect => last("connect", S::NOT_IMPLEMENTED, "CONNECT is not served here"),
-            Self::WrongHost => {
-                answer("wrong_host", S::MISDIRECTED_REQUEST, "This host is not served here")
+            Self::Coding => {
+                last("coding", S::NOT_IMPLEMENTED, "No transfer coding but chunked is understood")
             }
-            Self::BadStamp => answer("bad_stamp", S::BAD_REQUEST, "The wanted stamp or instance is not a valid one"),
-            Self::PreviewRefused => answer("preview_refused", S::FORBIDDEN, "The preview token is missing or wrong"),
+            Self::Connect => last("connect", S::NOT_IMPLEMENTED, "CONNECT is not served here"),
+            Self::WrongHost => answer("wrong_host", S::MISDIRECTED_REQUEST, "This host is not served here"),
+            Self::BadStamp => {
+                answer("bad_stamp", S::BAD_REQUEST, "The wanted stamp or instance is not a valid one")
+            }
+            Self::PreviewRefused => {
+                answer("preview_refused", S::FORBIDDEN, "The preview token is missing or wrong")
+            }
             Self::NoCandidate => answer("no_candidate", S::NOT_FOUND, "There is no candidate"),
             Self::NoInstance => answer("no_instance", S::NOT_FOUND, "There is no such instance"),
             Self::NoActiveStamp => answer("no_active_stamp", S::SERVICE_UNAVAILABLE, "No release is serving"),
@@ -107,7 +111,9 @@ impl Fault {
             Self::Overloaded => {
                 answer("overloaded", S::SERVICE_UNAVAILABLE, "Too many requests are in flight")
             }
-            Self::BodyTooLarge => last("body_too_large", S::PAYLOAD_TOO_LARGE, "The request's body is too large"),
+            Self::BodyTooLarge => {
+                last("body_too_large", S::PAYLOAD_TOO_LARGE, "The request's body is too large")
+            }
             Self::BodyTimeout => {
                 last("body_timeout", S::REQUEST_TIMEOUT, "The request's body did not come in time")
             }

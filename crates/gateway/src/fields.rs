@@ -6,8 +6,8 @@ use crate::limits::REQUEST_ID_BYTES;
 use crate::worker::Worker;
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
-    UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -176,7 +176,8 @@ fn forwarded_element(client: &Client, host: Option<&HeaderValue>) -> HeaderValue
 /// A well-formed trace is kept. A new one begins with the request id, if that is one of ours.
 fn trace(fields: &mut HeaderMap, passage: &Passage<'_>) {
     let mut there = fields.get_all(TRACEPARENT).iter();
-    let kept = there.next().is_some_and(|text| ids::is_traceparent(text.as_bytes())) && there.next().is_none();
+    let kept =
+        there.next().is_some_and(|text| ids::is_traceparent(text.as_bytes())) && there.next().is_none();
     if !kept {
         fields.insert(TRACEPARENT, passage.worker.traceparent(passage.id));
         fields.remove(TRACESTATE);
@@ -186,7 +187,8 @@ fn trace(fields: &mut HeaderMap, passage: &Passage<'_>) {
 /// The request id of a trusted proxy, if it is one that can be written anywhere.
 pub(crate) fn sane_request_id(fields: &HeaderMap) -> Option<HeaderValue> {
     let id = fields.get(REQUEST_ID)?;
-    let sane = !id.is_empty() && id.len() <= REQUEST_ID_BYTES && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    let sane =
+        !id.is_empty() && id.len() <= REQUEST_ID_BYTES && id.as_bytes().iter().all(u8::is_ascii_graphic);
     sane.then(|| id.clone())
 }
 
@@ -229,7 +231,9 @@ mod tests {
 
     #[test]
     fn te_says_whether_trailers_are_taken() {
-        for (te, takes) in [("trailers", true), ("gzip;q=1, Trailers", true), ("gzip", false), ("x-trailers", false)] {
+        for (te, takes) in
+            [("trailers", true), ("gzip;q=1, Trailers", true), ("gzip", false), ("x-trailers", false)]
+        {
             let mut fields = map(&[("te", te), ("connection", "te")]);
             assert_eq!(remove_hop_by_hop(&mut fields), takes, "{te}");
             assert!(fields.is_empty());
@@ -238,7 +242,8 @@ mod tests {
 
     #[test]
     fn an_answer_with_a_coding_has_no_length() {
-        let mut fields = map(&[("transfer-encoding", "chunked"), ("content-length", "5"), ("via", "1.0 other")]);
+        let mut fields =
+            map(&[("transfer-encoding", "chunked"), ("content-length", "5"), ("via", "1.0 other")]);
         response(&mut fields);
         assert_eq!(names(&fields), ["via"]);
         let via: Vec<_> = fields.get_all(VIA).iter().collect();
@@ -247,7 +252,13 @@ mod tests {
 
     #[test]
     fn a_request_id_is_short_and_visible() {
-        for (id, sane) in [("abc-1", true), (&*"x".repeat(128), true), (&*"x".repeat(129), false), ("a b", false), ("", false)] {
+        for (id, sane) in [
+            ("abc-1", true),
+            (&*"x".repeat(128), true),
+            (&*"x".repeat(129), false),
+            ("a b", false),
+            ("", false),
+        ] {
             assert_eq!(sane_request_id(&map(&[("x-request-id", id)])).is_some(), sane, "{id}");
         }
     }

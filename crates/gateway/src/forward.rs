@@ -60,8 +60,10 @@ pub(crate) async fn forward(
         let (mut upstream, target) = connection(exchange, wish, &mut tries).await?;
         if !request.headers().contains_key(HOST) {
             // Only HTTP/1.0 may come without, and HTTP/1.1 may not go without.
-            let address = exchange.claim.as_ref().and_then(|claim| claim.instance()).map(|i| i.address.to_string());
-            let address = HeaderValue::try_from(address.unwrap_or_default()).expect("an address is visible ASCII");
+            let address =
+                exchange.claim.as_ref().and_then(|claim| claim.instance()).map(|i| i.address.to_string());
+            let address =
+                HeaderValue::try_from(address.unwrap_or_default()).expect("an address is visible ASCII");
             request.headers_mut().insert(HOST, address);
         }
         exchange.attempts += 1;
@@ -202,7 +204,9 @@ async fn send(
 fn late(upload: Upload) -> Refusal {
     match upload {
         Upload::Client => Refusal::new(Fault::BodyTimeout, "the request's body paused for too long"),
-        Upload::Upstream => Refusal::new(Fault::Timeout, "the service did not take the request's body in time"),
+        Upload::Upstream => {
+            Refusal::new(Fault::Timeout, "the service did not take the request's body in time")
+        }
         Upload::Done | Upload::TooLarge | Upload::Broken => {
             Refusal::new(Fault::Timeout, "the service did not begin its answer in time")
         }

@@ -45,7 +45,8 @@ impl Lines {
             return;
         }
         let room = self.gathered.text.capacity();
-        let bundle = std::mem::replace(&mut self.gathered, Bundle { text: Vec::with_capacity(room), lines: 0 });
+        let bundle =
+            std::mem::replace(&mut self.gathered, Bundle { text: Vec::with_capacity(room), lines: 0 });
         let lines = bundle.lines;
         if self.writer.try_send(bundle).is_err() {
             counts.lines_dropped.add(lines);
@@ -59,7 +60,9 @@ impl Lines {
 /// The operating system has no thread to give.
 pub(crate) fn start(path: PathBuf, shared: Arc<Shared>) -> io::Result<(SyncSender<Bundle>, JoinHandle<()>)> {
     let (sender, receiver) = sync_channel(LINES_WAITING);
-    let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || write(&path, &receiver, &shared))?;
+    let thread = std::thread::Builder::new()
+        .name("access-log".into())
+        .spawn(move || write(&path, &receiver, &shared))?;
     Ok((sender, thread))
 }
 
@@ -137,7 +140,8 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), "new\n");
             fs::write(&path, "").unwrap();
         }
-        let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["access.log", "access.log.1", "access.log.2", "access.log.3", "access.log.4"]);
         let newest = fs::read_to_string(folder.path().join("access.log.1")).unwrap();

@@ -42,7 +42,10 @@ pub(crate) async fn serve(
     Ok(response)
 }
 
-async fn decide(exchange: &mut Exchange, mut request: Request<Incoming>) -> Result<Response<AnswerBody>, Refusal> {
+async fn decide(
+    exchange: &mut Exchange,
+    mut request: Request<Incoming>,
+) -> Result<Response<AnswerBody>, Refusal> {
     // Limits of the protocol were seen to by the guard. A tunnel would get around everything below.
     if request.method() == Method::CONNECT {
         return Err(Refusal::new(Fault::Connect, "tunnels are not opened here"));
@@ -52,7 +55,8 @@ async fn decide(exchange: &mut Exchange, mut request: Request<Incoming>) -> Resu
     adopt_target(&mut request)?;
 
     // Stamp choice, from the fields alone.
-    let wish = exchange.worker.with_routes(|routes| door::wish(request.headers_mut(), &routes.preview_token))?;
+    let wish =
+        exchange.worker.with_routes(|routes| door::wish(request.headers_mut(), &routes.preview_token))?;
     let claim = claim(&exchange.worker, wish)?;
     let target = Arc::clone(&claim.target);
     exchange.claim = Some(claim);

@@ -67,8 +67,7 @@ pub(crate) fn load(path: &Path) -> Result<Option<Stored>, LoadError> {
 pub(crate) fn store(path: &Path, stored: &Stored) -> io::Result<()> {
     let text = serde_json::to_vec(stored)?;
     let aside = path.with_extension("json.new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
     file.write_all(&text)?;
     file.sync_all()?;
     fs::rename(&aside, path)?;
@@ -98,8 +97,12 @@ mod tests {
         let path = folder.path().join("table.json");
         assert_eq!(load(&path).unwrap(), None);
         for fence in [3, 4] {
-            let stored =
-                Stored { v: STATE_VERSION, boot: boot_id().unwrap(), fence: FenceToken(fence), table: table() };
+            let stored = Stored {
+                v: STATE_VERSION,
+                boot: boot_id().unwrap(),
+                fence: FenceToken(fence),
+                table: table(),
+            };
             store(&path, &stored).unwrap();
             assert_eq!(load(&path).unwrap(), Some(stored));
         }

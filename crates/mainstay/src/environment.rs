@@ -112,7 +112,10 @@ fn folder(flags: &Flags, workload: &WorkloadName, name: &EnvironmentName) -> Res
     // Unix sockets have short names: say so here rather than as a puzzling error of the system later.
     let longest = StateFolder::new(&root).gateway_socket();
     if longest.as_os_str().len() > 100 {
-        let message = format!("the folder {} is too deep: unix sockets below it would have names of over 100 bytes", root.display());
+        let message = format!(
+            "the folder {} is too deep: unix sockets below it would have names of over 100 bytes",
+            root.display()
+        );
         return Err(Failure::usage(message).hint("give a shorter one with --state"));
     }
     Ok(StateFolder::new(root))
@@ -123,7 +126,8 @@ fn state_home() -> Result<PathBuf, Failure> {
     if let Some(home) = absolute("XDG_STATE_HOME") {
         return Ok(home);
     }
-    let home = absolute("HOME")
-        .ok_or_else(|| Failure::usage("neither XDG_STATE_HOME nor HOME is set").hint("give --state FOLDER"))?;
+    let home = absolute("HOME").ok_or_else(|| {
+        Failure::usage("neither XDG_STATE_HOME nor HOME is set").hint("give --state FOLDER")
+    })?;
     Ok(home.join(".local/state"))
 }

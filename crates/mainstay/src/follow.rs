@@ -7,8 +7,33 @@ use api::operator::{Events, ReleaseSummary};
 use model::name::ReleaseNumber;
 use std::time::{Duration, Instant};
 
+/// How soon an agent that does not answer is asked again.
+const AGENT_AGAIN: Duration = Duration::from_millis(20);
 /// How long no agent may answer before it is given up.
 const AGENT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Calls again until an agent has answered. Only for what may be asked twice.
+pub(crate) async fn persist<A>(
+    output: Output,
+    mut call: impl AsyncFnMut() -> Result<A, CallError>,
+) -> Result<A, Failure> {
+    let began = Instant::now();
+    let mut said = false;
+    loop {
+        match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(CallError::Refused(problem)) => return Err(problem.into()),
+            Err(error) if began.elapsed() > AGENT_PATIENCE => return Err(error.into()),
+            Err(CallError::NotThere { .. } | CallError::NoAnswer { .. }) => {
+                if !said {
+                    output.say("  the agent does not answer; waiting for the next one");
+                }
+                said = true;
+                tokio::time::sleep(AGENT_AGAIN).await;
+            }
+        }
+    }
+}
 
 /// Until when a release is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,25 +53,9 @@ pub(crate) async fn follow(
     output: Output,
 ) -> Result<ReleaseSummary, Failure> {
     let mut seen = after;
-    let mut silent: Option<Instant> = None;
     loop {
         let path = format!("/v1/releases/{}/events?after={seen}", number.0);
-        let news = match agent.get::<Events>(&path).await {
-            Ok(news) => news,
-            Err(CallError::Refused(problem)) => return Err(problem.into()),
-            Err(error) => {
-                if silent.is_none() {
-                    output.say("          the agent does not answer; waiting for the next one");
-                }
-                let since = *silent.get_or_insert_with(Instant::now);
-                if since.elapsed() > AGENT_PATIENCE {
-                    return Err(error.into());
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
-            }
-        };
-        silent = None;
+        let news: Events = persist(output, async || agent.get(&path).await).await?;
         for event in &news.events {
             seen = event.seq;
             output.say(format!("  {} {:13} {}", clock(event.at_ms), event.state, event.text));

@@ -124,7 +124,8 @@ pub struct GatewayLimits {
     pub body: u64,
     /// Requests in flight per instance; more get 503 with Retry-After.
     pub in_flight: u32,
-    /// How long the upstream may take to accept a connection; then another instance, then 502.
+    /// How long the upstream may take to accept a connection; then another instance, then 502. Longer than
+    /// the second after which the kernel asks again when a short backlog was full (RFC 6298, 2.1).
     pub connect_timeout: Duration,
     /// How long the upstream may take to begin its answer; then 504.
     pub first_byte_timeout: Duration,
@@ -137,7 +138,7 @@ impl Default for GatewayLimits {
         Self {
             body: 64 * 1024 * 1024,
             in_flight: 1024,
-            connect_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
         }

@@ -45,9 +45,6 @@ pub const KILL_WAIT: Duration = Duration::from_secs(10);
 /// How long an instance that nobody wants may take to end by itself.
 pub const SWEEP_GRACE: Duration = Duration::from_secs(10);
 
-/// How much of what a shim complains of is told further, in bytes.
-const COMPLAINT_LIMIT: usize = 2000;
-
 /// Starts, adopts and stops the instances of one environment.
 #[derive(Debug, Clone)]
 pub struct Driver {
@@ -149,7 +146,8 @@ impl Driver {
     }
 
     /// Starts an instance and waits until it runs, which does not mean that it is ready
-    /// ([`Instance::ready`]). Version and fence of `start` are set to this driver's own.
+    /// ([`Instance::ready`]). Version and fence of `start` are set to this driver's own; its paths must be
+    /// absolute, because the shim has another working directory.
     ///
     /// Not cancel-safe: a start that is dropped may or may not happen; [`Driver::adopt`] says.
     ///
@@ -290,7 +288,7 @@ impl Driver {
         }
     }
 
-    /// The locked folder; None if a shim holds on to it for [`LOCK_WAIT`].
+    /// The locked folder; None if a shim holds it whose instance runs, or holds on to it for [`LOCK_WAIT`].
     async fn take_folder(&self, folder: &ShimFolder) -> io::Result<Option<File>> {
         folder.create()?;
         let deadline = Instant::now() + LOCK_WAIT;
@@ -298,7 +296,8 @@ impl Driver {
             if let Some(lock) = folder.try_lock()? {
                 return Ok(Some(lock));
             }
-            if Instant::now() >= deadline {
+            let runs = folder.running()?.is_some_and(|running| process::alive(&running.process));
+            if runs || Instant::now() >= deadline {
                 return Ok(None);
             }
             tokio::time::sleep(FILE_LOOK).await;
@@ -321,7 +320,7 @@ impl Driver {
                 command
             }
         };
-        let complaints = File::create(folder.complaints())?;
+        let complaints = folder.open_complaints()?;
         // Dropped, the child is not killed, and tokio reaps it when it ends.
         command
             .arg(folder.path())
@@ -370,9 +369,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 fn complaint(folder: &ShimFolder, status: ExitStatus) -> String {
-    let said = std::fs::read(folder.complaints()).unwrap_or_default();
-    let said = &said[..said.len().min(COMPLAINT_LIMIT)];
-    format!("ended too early ({status}): {}", String::from_utf8_lossy(said).trim())
+    let said = folder.complaints().unwrap_or_default();
+    format!("ended too early ({status}): {}", String::from_utf8_lossy(&said).trim())
 }
 
 /// Whether a locked folder is free for another run.

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// part of the stack (execve(2)), 6 MiB in all.
 const FILE_LIMIT: u64 = 8 * 1024 * 1024;
 
+/// How much of what a shim complains of is told further, in bytes.
+const COMPLAINT_LIMIT: u64 = 2000;
+
 /// `run/shims/INSTANCE`.
 #[derive(Debug, Clone)]
 pub(crate) struct ShimFolder {
@@ -26,9 +29,21 @@ impl ShimFolder {
         &self.path
     }
 
-    /// What the shim itself has to complain of.
-    pub(crate) fn complaints(&self) -> PathBuf {
-        self.path.join("shim.log")
+    /// An empty file for what the shim itself has to complain of.
+    pub(crate) fn open_complaints(&self) -> io::Result<File> {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(self.path.join("shim.log"))
+    }
+
+    /// What the shim complained of, cut to [`COMPLAINT_LIMIT`].
+    pub(crate) fn complaints(&self) -> io::Result<Vec<u8>> {
+        let mut said = Vec::new();
+        File::open(self.path.join("shim.log"))?.take(COMPLAINT_LIMIT).read_to_end(&mut said)?;
+        Ok(said)
     }
 
     pub(crate) fn start(&self) -> io::Result<Option<Start>> {

@@ -17,10 +17,10 @@ use api::shim::{Exit, ProcessId, Running};
 use model::name::FenceToken;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -89,7 +89,7 @@ fn live(path: &Path) -> Result<(), ShimError> {
     std::env::set_current_dir(path).map_err(ShimError::Folder)?;
     let folder = ShimFolder::new(path.to_owned());
     let lock = take_lock(&folder)?;
-    rustix::process::setsid().map_err(ShimError::Session)?;
+    own_session().map_err(ShimError::Session)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(ShimError::Session)?;
     let own = process::identify(std::process::id()).map_err(ShimError::Identity)?;
     folder.clean().map_err(ShimError::Folder)?;
@@ -101,7 +101,7 @@ fn live(path: &Path) -> Result<(), ShimError> {
         Ok(None) => return refuse(&folder, "there is no start.json".to_owned()),
         Err(cause) => return refuse(&folder, cause.to_string()),
     };
-    let door = UnixListener::bind("sock").map_err(ShimError::Socket)?;
+    let door = open_door().map_err(ShimError::Socket)?;
     let leader = match launch::launch(&start) {
         Ok(pid) => pid,
         Err(reason) => return refuse(&folder, reason),
@@ -119,6 +119,23 @@ fn live(path: &Path) -> Result<(), ShimError> {
     let family = Family { shim: own, leader: Some(identity) };
     let shared = Arc::new(Shared::new(folder, family, leader_pid, start.fence));
     look_after(&shared, door, start.log)
+}
+
+/// Leaves the session of whoever started it, so that no terminal's end reaches the instance, and so that the
+/// instance's processes can be told by their session.
+fn own_session() -> Result<(), Errno> {
+    match rustix::process::setsid() {
+        // It leads one already: whoever started it has seen to it.
+        Err(_) if rustix::process::getsid(None)? == rustix::process::getpid() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// The socket, for this user alone. Its folder is closed to others from the beginning.
+fn open_door() -> io::Result<UnixListener> {
+    let door = UnixListener::bind("sock")?;
+    std::fs::set_permissions("sock", Permissions::from_mode(0o600))?;
+    Ok(door)
 }
 
 /// The lock of the folder: what standard input is already, or one of its own.
@@ -209,8 +226,10 @@ impl Shared {
     /// Asks the instance to end, and sees to it that it does. Asking again never repeats SIGTERM, which
     /// many servers take for "at once"; it can only shorten the grace.
     fn stop(&self, state: &mut State, grace: Duration) {
-        let kill_at = Instant::now() + grace;
-        state.kill_at = Some(state.kill_at.map_or(kill_at, |before| before.min(kill_at)));
+        // A grace longer than clocks can tell is for ever.
+        if let Some(kill_at) = Instant::now().checked_add(grace) {
+            state.kill_at = Some(state.kill_at.map_or(kill_at, |before| before.min(kill_at)));
+        }
         if state.exit.is_none() && !state.asked {
             // Not reaped yet (that happens under the same mutex), so the number is still its own.
             let _ = rustix::process::kill_process_group(self.leader, Signal::TERM);

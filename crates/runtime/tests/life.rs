@@ -76,6 +76,11 @@ async fn an_instance_gets_what_it_is_told_and_nothing_else() {
     let mode = std::fs::metadata(&start.log).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600, "{mode:o}");
 
+    for file in std::fs::read_dir(place.shim_folder("api")).unwrap().flatten() {
+        let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?} has {mode:o}", file.file_name());
+    }
+
     let exit = soon("stop", instance.stop(GRACE)).await.unwrap();
     assert_eq!((exit.code, exit.signal, exit.asked), (None, Some(15), true));
     all_gone(&instance).await;
@@ -169,7 +174,8 @@ async fn stopping_again_shortens_the_grace_and_does_not_repeat_the_signal() {
     let instance = place.driver(1).start(&place.shell("api", script)).await.unwrap();
     place.says("api", "ready").await;
     let long = instance.clone();
-    let patient = tokio::spawn(async move { long.stop(Duration::from_secs(3600)).await });
+    // As long as can be: the grace must not overflow.
+    let patient = tokio::spawn(async move { long.stop(Duration::MAX).await });
     place.says("api", "told").await;
     let exit = soon("the impatient", instance.stop(Duration::from_millis(100))).await.unwrap();
     assert_eq!(exit.signal, Some(9));

@@ -54,16 +54,14 @@ async fn the_next_agent_adopts_and_the_one_before_is_refused() {
     let old = place.driver(1).start(&place.shell("api", SLEEP)).await.unwrap();
     let new = adopted(place.driver(2).adopt(&place.id("api")).await.unwrap());
     assert_eq!(new.running(), old.running());
-    // Each may stop it until a newer one has spoken; a shim that knows token 2 has heard it from a stop.
-    let stubborn = place.shell("web", "trap '' TERM; echo ready; while :; do sleep 1000; done");
+    let stubborn = place.shell("web", "trap 'echo told' TERM; echo ready; while :; do sleep 0.01; done");
     let web = place.driver(1).start(&stubborn).await.unwrap();
     place.says("web", "ready").await;
     let newer = adopted(place.driver(2).adopt(&place.id("web")).await.unwrap());
     let stopping = tokio::spawn(async move { newer.stop(Duration::from_secs(3600)).await });
-    wait_until("the newer agent has spoken", async || {
-        matches!(web.stop(Duration::from_secs(3600)).await, Err(StopError::Refused { .. }))
-    })
-    .await;
+    place.says("web", "told").await;
+    let refused = soon("the older is refused", web.stop(Duration::ZERO)).await;
+    assert!(matches!(refused, Err(StopError::Refused { .. })), "{refused:?}");
     assert!(web.runs());
     kill(&web.running().process).await;
     assert!(soon("the stop ends", stopping).await.unwrap().unwrap().asked);

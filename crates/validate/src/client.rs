@@ -168,3 +168,68 @@ fn is_own_shortage(error: &io::Error) -> bool {
     let own = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
     error.raw_os_error().is_some_and(|code| own.iter().any(|errno| errno.raw_os_error() == code))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    async fn call(client: &Client) -> Result<Answer, CallError> {
+        let request = Request::new(Full::new(Bytes::new()));
+        client.call(request, Keep::All, Duration::from_secs(10)).await.result
+    }
+
+    /// Answers one request on the next connection and keeps it open.
+    async fn answer_one(listener: &TcpListener) -> TcpStream {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut request).await.unwrap() > 0, "cut");
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        stream
+    }
+
+    async fn listening() -> (TcpListener, Client) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, Client::new(address, 4))
+    }
+
+    #[tokio::test]
+    async fn a_request_handed_back_by_kept_connections_goes_to_a_fresh_one() {
+        let (listener, client) = listening().await;
+        let mut peers = Vec::new();
+        for _ in 0..3 {
+            let mut kept = Connection::open(client.address).await.unwrap();
+            peers.push(listener.accept().await.unwrap());
+            kept.end();
+            client.put_back(Box::new(kept));
+        }
+        let (answer, _stream) = tokio::join!(call(&client), answer_one(&listener));
+        assert_eq!(answer.unwrap().body, b"ok");
+        assert_eq!(client.lock().len(), 1, "the fresh one is kept, the others are gone");
+    }
+
+    #[tokio::test]
+    async fn connections_idle_for_too_long_are_neither_used_nor_kept() {
+        let (listener, client) = listening().await;
+        for sweep in [true, false] {
+            let (answer, stream) = tokio::join!(call(&client), answer_one(&listener));
+            answer.unwrap();
+            client.drop_idle();
+            assert_eq!(client.lock().len(), 1, "used just now");
+            client.lock()[0].idle_since = Instant::now().checked_sub(IDLE_LIMIT).unwrap();
+            if sweep {
+                client.drop_idle();
+            }
+            assert!(client.take_idle().is_none());
+            assert!(client.lock().is_empty());
+            drop(stream);
+        }
+    }
+}

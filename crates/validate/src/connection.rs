@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustix::net::RecvFlags;
+use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -95,7 +96,7 @@ impl Connection {
             Err(mut refused) => {
                 return Err(match refused.take_message() {
                     Some(request) => ExchangeError::Unsent(Box::new(request)),
-                    None => ExchangeError::Cut(format!("cut before an answer: {}", refused.error())),
+                    None => ExchangeError::Cut(format!("cut before an answer: {}", in_full(refused.error()))),
                 });
             }
         };
@@ -115,7 +116,8 @@ impl Connection {
         let mut received = 0_usize;
         while let Some(frame) = drive(&mut self.driver, incoming.frame()).await {
             let frame = frame.map_err(|error| {
-                ExchangeError::Cut(format!("answered {status}, cut after {received} bytes of body: {error}"))
+                let cause = in_full(&error);
+                ExchangeError::Cut(format!("answered {status}, cut after {received} bytes of body: {cause}"))
             })?;
             let Ok(data) = frame.into_data() else { continue };
             received += data.len();
@@ -141,6 +143,12 @@ impl Connection {
         .await
     }
 
+    /// Ends the connection as hyper does, with the kernel none the wiser.
+    #[cfg(test)]
+    pub(crate) fn end(&mut self) {
+        self.driver = None;
+    }
+
     /// Whether the peer has neither closed the connection nor said anything unasked, as far as the kernel
     /// knows. Asked of the kernel itself: what the runtime knows is as old as its last look, and a request
     /// written meanwhile could not be told from one that was cut.
@@ -150,6 +158,17 @@ impl Connection {
         rustix::net::recv(&*stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)
             == Err(rustix::io::Errno::AGAIN)
     }
+}
+
+/// An error and what caused it: hyper's own text says only at what it was.
+fn in_full(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn poll_driver(driver: &mut Option<Driver>, cx: &mut Context<'_>) {

@@ -294,3 +294,36 @@ pub(crate) fn choose(flows: &BTreeMap<FlowName, Flow>, class: Class, weightless:
     }
     chosen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fate_of_an_intent_is_what_its_writes_were_told() {
+        use Fate::{Acknowledged, Failed, Unknown};
+        const READ: (bool, bool) = (false, false);
+        const WRITE: (bool, bool) = (true, false);
+        const LAST: (bool, bool) = (true, true);
+        let table = [
+            (Outcome::Ok, Sent::Accepted, READ, None),
+            (Outcome::Ok, Sent::Accepted, WRITE, None),
+            (Outcome::Ok, Sent::Accepted, LAST, Some(Acknowledged)),
+            // The status promises, whatever the body lacks; but a write after it is then never sent.
+            (Outcome::BadBody, Sent::Accepted, LAST, Some(Acknowledged)),
+            (Outcome::BadBody, Sent::Accepted, WRITE, Some(Failed)),
+            (Outcome::UnexpectedStatus, Sent::Refused, LAST, Some(Failed)),
+            (Outcome::ConnectFailed, Sent::Never, LAST, Some(Failed)),
+            (Outcome::Timeout, Sent::Never, WRITE, Some(Failed)),
+            (Outcome::Timeout, Sent::Perhaps, LAST, Some(Unknown)),
+            (Outcome::Cut, Sent::Perhaps, WRITE, Some(Unknown)),
+            // The flow ends with a read, so that its last write was never sent.
+            (Outcome::Cut, Sent::Perhaps, READ, Some(Failed)),
+        ];
+        for (outcome, sent, (writes, last), expected) in table {
+            let problem = Problem::new("");
+            let seen = Seen::failed(outcome, None, problem, sent, Instant::now());
+            assert_eq!(fate(&seen, writes, last), expected, "{outcome:?} {sent:?} {writes} {last}");
+        }
+    }
+}

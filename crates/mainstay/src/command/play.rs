@@ -17,7 +17,8 @@ use validate::{LoadOptions, Plan, SmokeOptions, Target};
 /// `mainstay smoke ENV`.
 pub(crate) async fn smoke(found: &Found, output: Output) -> Result<ExitCode, Failure> {
     let (configuration, target) = serving(found).await?;
-    let report = validate::smoke(&target, &configuration.flows, &SmokeOptions::new(configuration.class)).await;
+    let report =
+        validate::smoke(&target, &configuration.flows, &SmokeOptions::new(configuration.class)).await;
     let json = serde_json::to_value(&report).map_err(|e| Failure::machine(e.to_string()))?;
     output.data(format!("{}: {}", report.verdict, report.text()), &json);
     output.next(&[("play them under load", format!("mainstay load {} --rate 50/s --for 30s", found.name))]);
@@ -76,8 +77,13 @@ fn built_in() -> BTreeMap<FlowName, Flow> {
         expect: Expect::default(),
         save: BTreeMap::new(),
     };
-    let flow =
-        Flow { weight: 1, objective: Objective::default(), ledger: None, production: true, steps: vec![step] };
+    let flow = Flow {
+        weight: 1,
+        objective: Objective::default(),
+        ledger: None,
+        production: true,
+        steps: vec![step],
+    };
     BTreeMap::from([(FlowName::new("root").expect("a name"), flow)])
 }
 

@@ -4,15 +4,19 @@ use crate::command::up;
 use crate::environment::Found;
 use crate::failure::{Exit, Failure};
 use crate::flags::{Flags, ReleaseFlags};
-use crate::follow::{Until, follow};
+use crate::follow::{Until, follow, persist};
 use crate::output::Output;
 use api::client::Client;
-use api::operator::{Accepted, ReleaseRequest, ReleaseSummary, Source, Status};
+use api::operator::{Accepted, ReleaseRequest, ReleaseSummary, RollbackRequest, Source, Status};
 use model::workload::{Configuration, Service};
 use std::process::ExitCode;
 
 /// `mainstay release ENV`.
-pub(crate) async fn release(flags: &Flags, wanted: &ReleaseFlags, output: Output) -> Result<ExitCode, Failure> {
+pub(crate) async fn release(
+    flags: &Flags,
+    wanted: &ReleaseFlags,
+    output: Output,
+) -> Result<ExitCode, Failure> {
     let found = Found::find(flags, &wanted.environment)?;
     let agent = found.agent_of_one_that_is_up()?;
     let name = wanted.name.clone();
@@ -26,7 +30,7 @@ pub(crate) async fn release(flags: &Flags, wanted: &ReleaseFlags, output: Output
             let source = |service: &Service| {
                 Source::Path(given.clone().unwrap_or_else(|| file.folder().join(&service.artifact)))
             };
-            request(name, configuration.clone(), source)
+            request(name, configuration.clone(), source)?
         }
         None => {
             if wanted.command.command.is_empty() {
@@ -36,7 +40,7 @@ pub(crate) async fn release(flags: &Flags, wanted: &ReleaseFlags, output: Output
             let listen = found.mark()?.listen;
             let configuration = up::command_configuration(&found.name, listen, &wanted.command)?;
             let source = Source::Command { folder: std::env::current_dir()? };
-            request(name, configuration, |_| source.clone())
+            request(name, configuration, |_| source.clone())?
         }
     };
     let until = if wanted.wait { Until::Ended } else { Until::Promoted };
@@ -63,12 +67,19 @@ pub(crate) async fn release(flags: &Flags, wanted: &ReleaseFlags, output: Output
 pub(crate) async fn rollback(found: &Found, output: Output) -> Result<ExitCode, Failure> {
     let agent = found.agent_of_one_that_is_up()?;
     let before: Status = agent.get("/v1/status").await?;
-    let seen = match before.releases.first() {
-        // What was said of it before is not said again.
-        Some(release) => last_event(&agent, release).await,
-        None => 0,
+    let Some(latest) = before.releases.first() else {
+        let hint = format!("mainstay release {}", found.name);
+        return Err(Failure::new(Exit::Conflict, "nothing was ever released here").hint(hint));
     };
-    let accepted: Accepted = agent.call(http::Method::POST, "/v1/rollback", &()).await?;
+    if latest.reason.is_some() && latest.ended {
+        let message = format!("{} ({}) was taken back already", latest.number, latest.name);
+        return Err(Failure::new(Exit::Conflict, message).hint(format!("mainstay status {}", found.name)));
+    }
+    // What was said of it before is not said again.
+    let seen = last_event(&agent, latest).await;
+    let request = RollbackRequest { v: api::PROTOCOL_VERSION, number: latest.number };
+    let ask = async || agent.call(http::Method::POST, "/v1/rollback", &request).await;
+    let accepted: Accepted = persist(output, ask).await?;
     let release = follow(&agent, accepted.number, seen, Until::Ended, output).await?;
     output.data(line(&release), &serde_json::json!({ "release": release }));
     output.next(&[
@@ -89,9 +100,17 @@ pub(crate) fn request(
     name: Option<String>,
     configuration: Configuration,
     source: impl Fn(&Service) -> Source,
-) -> ReleaseRequest {
+) -> Result<ReleaseRequest, Failure> {
+    let key = random_id()?;
     let sources = configuration.services.iter().map(|(name, service)| (name.clone(), source(service)));
-    ReleaseRequest { v: api::PROTOCOL_VERSION, name, sources: sources.collect(), configuration }
+    Ok(ReleaseRequest { v: api::PROTOCOL_VERSION, key, name, sources: sources.collect(), configuration })
+}
+
+/// 128 random bits in hexadecimal.
+pub(crate) fn random_id() -> Result<String, Failure> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|e| Failure::machine(format!("no random numbers: {e}")))?;
+    Ok(id.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Asks for a release and follows it.
@@ -105,9 +124,11 @@ pub(crate) async fn carry_out(
     if let Some(last) = status.releases.first()
         && !last.ended
     {
-        output.say(format!("  waiting for the stamp before {} ({}) to drain and stop", last.number, last.name));
+        output
+            .say(format!("  waiting for the stamp before {} ({}) to drain and stop", last.number, last.name));
     }
-    let accepted: Accepted = agent.call(http::Method::POST, "/v1/releases", request).await?;
+    let ask = async || agent.call(http::Method::POST, "/v1/releases", request).await;
+    let accepted: Accepted = persist(output, ask).await?;
     follow(agent, accepted.number, 0, until, output).await
 }
 
@@ -115,7 +136,9 @@ fn line(release: &ReleaseSummary) -> String {
     let ReleaseSummary { number, name, state, .. } = release;
     match (&release.reason_text, release.old_kept_ms) {
         (Some(reason), _) => format!("{number} ({name}) {state}: {reason}"),
-        (None, Some(ms)) => format!("{number} ({name}) serves; the stamp before it is kept for {} s", ms / 1000),
+        (None, Some(ms)) => {
+            format!("{number} ({name}) serves; the stamp before it is kept for {} s", ms / 1000)
+        }
         (None, None) => format!("{number} ({name}) serves"),
     }
 }

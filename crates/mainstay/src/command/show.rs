@@ -49,9 +49,18 @@ fn text(status: &Status) -> String {
         for instance in &stamp.instances {
             let state = if instance.ready { "ready" } else { "not ready" };
             let pid = instance.pid.map_or_else(|| "-".into(), |pid| pid.to_string());
-            let _ = write!(text, "           {}-{} port {} pid {pid} {state}", instance.component, instance.index, instance.port);
+            let _ = write!(
+                text,
+                "           {}-{} port {} pid {pid} {state}",
+                instance.component, instance.index, instance.port
+            );
             if instance.restarts > 0 {
-                let _ = write!(text, ", {} restarts, last: {}", instance.restarts, instance.last_exit.as_deref().unwrap_or("?"));
+                let _ = write!(
+                    text,
+                    ", {} restarts, last: {}",
+                    instance.restarts,
+                    instance.last_exit.as_deref().unwrap_or("?")
+                );
             }
             text.push('\n');
         }
@@ -118,9 +127,12 @@ fn log_files(found: &Found, whose: Option<&str>) -> Result<Vec<PathBuf>, Failure
     let mut files = Vec::new();
     for entry in std::fs::read_dir(found.folder.logs())? {
         let path = entry?.path();
-        let Some(stem) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".log")) else { continue };
+        let Some(stem) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".log")) else {
+            continue;
+        };
         // s2-api-0: the stamp, the component, the number of the copy.
-        let component = stem.split_once('-').and_then(|(_, rest)| rest.rsplit_once('-')).map(|(name, _)| name);
+        let component =
+            stem.split_once('-').and_then(|(_, rest)| rest.rsplit_once('-')).map(|(name, _)| name);
         let wanted = match whose {
             Some(whose) => stem == whose || component == Some(whose),
             None => component.is_some(),

@@ -42,7 +42,7 @@ pub(crate) async fn run(flags: &Flags, run: &RunFlags, output: Output) -> Result
     let configuration = command_configuration(environment, listen.clone(), &run.command)?;
     start(&found, mark(&found, Class::Development, listen, true)?, output).await?;
     let source = Source::Command { folder: std::env::current_dir()? };
-    let request = release::request(None, configuration, |_| source.clone());
+    let request = release::request(None, configuration, |_| source.clone())?;
     first_release(&found, request, output).await?;
     let url = url(run.listen);
     output.data(&url, &serde_json::json!({ "environment": environment, "url": url }));
@@ -59,7 +59,8 @@ pub(crate) async fn run(flags: &Flags, run: &RunFlags, output: Output) -> Result
 pub(crate) async fn up(found: &Found, output: Output) -> Result<ExitCode, Failure> {
     let name = &found.name;
     if found.is_up() {
-        let hint = format!("mainstay status {name}; a changed workload file acts through mainstay release {name}");
+        let hint =
+            format!("mainstay status {name}; a changed workload file acts through mainstay release {name}");
         return Err(Failure::new(Exit::Conflict, format!("{name} is already up")).hint(hint));
     }
     let mark = match &found.file {
@@ -73,15 +74,12 @@ pub(crate) async fn up(found: &Found, output: Output) -> Result<ExitCode, Failur
         Some((file, configuration)) if status.active.is_none() => {
             let folder = file.folder().to_owned();
             let path = |service: &model::workload::Service| Source::Path(folder.join(&service.artifact));
-            let request = release::request(None, configuration.clone(), path);
+            let request = release::request(None, configuration.clone(), path)?;
             first_release(found, request, output).await?;
         }
         Some(_) | None => serve_again(found, output).await?,
     }
-    output.data(
-        format!("{name} is up: {url}"),
-        &serde_json::json!({ "environment": name, "url": url }),
-    );
+    output.data(format!("{name} is up: {url}"), &serde_json::json!({ "environment": name, "url": url }));
     output.say("It is not started again after a reboot of this machine: nothing is installed for that yet.");
     output.next(&[
         ("release a changed version", format!("mainstay release {name}")),
@@ -133,8 +131,10 @@ fn mark(found: &Found, class: Class, listen: Listen, inherit_env: bool) -> Resul
     match found.folder.read_mark() {
         Ok(mark) if (&mark.workload, &mark.environment) != (&workload, &found.name) => {
             let folder = found.folder.root().display();
-            let message =
-                format!("{folder} is the folder of {}/{}, not of {workload}/{}", mark.workload, mark.environment, found.name);
+            let message = format!(
+                "{folder} is the folder of {}/{}, not of {workload}/{}",
+                mark.workload, mark.environment, found.name
+            );
             Err(Failure::usage(message).hint("give another folder with --state"))
         }
         Ok(mark) if mark.class != class => {
@@ -143,9 +143,7 @@ fn mark(found: &Found, class: Class, listen: Listen, inherit_env: bool) -> Resul
         }
         Ok(mark) => Ok(Mark { listen, ..mark }),
         Err(MarkError::Missing(_)) => {
-            let mut id = [0; 16];
-            getrandom::fill(&mut id).map_err(|e| Failure::machine(format!("no random numbers: {e}")))?;
-            let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+            let id = release::random_id()?;
             let environment = found.name.clone();
             Ok(Mark { v: STATE_VERSION, id, workload, environment, class, listen, inherit_env })
         }
@@ -220,7 +218,8 @@ async fn first_release(
         Ok(release) if release.reason.is_none() => return Ok(()),
         Ok(release) => {
             let text = release.reason_text.unwrap_or_default();
-            let failure = Failure::new(Exit::Verdict, format!("the first release did not get through: {text}"));
+            let failure =
+                Failure::new(Exit::Verdict, format!("the first release did not get through: {text}"));
             failure.hint(format!("its logs are in {}", found.folder.logs().display()))
         }
         Err(failure) => failure,
@@ -233,7 +232,9 @@ async fn serve_again(found: &Found, output: Output) -> Result<(), Failure> {
     let began = Instant::now();
     loop {
         let status: Status = found.agent().get("/v1/status").await?;
-        if status.active_ready && status.gateway.as_ref().is_some_and(|gateway| gateway.active == status.active) {
+        if status.active_ready
+            && status.gateway.as_ref().is_some_and(|gateway| gateway.active == status.active)
+        {
             return Ok(());
         }
         let instances = status.stamps.iter().flat_map(|stamp| &stamp.instances);

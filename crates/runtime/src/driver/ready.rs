@@ -18,6 +18,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// How long it is left alone at most between two looks.
 const LAST_PAUSE: Duration = Duration::from_millis(100);
 
+/// What a timeout counts as that is longer than clocks can tell.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How long one GET may take.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -193,7 +196,7 @@ impl<'a> Watch<'a> {
             path: ready.get.as_deref().unwrap_or("/"),
             must_succeed: ready.get.is_some(),
             limit: ready.timeout,
-            deadline: began + ready.timeout,
+            deadline: began.checked_add(ready.timeout).unwrap_or(began + LONGEST),
             last: LastSeen::Silent,
             strangers: 0,
             elsewhere_since: None,

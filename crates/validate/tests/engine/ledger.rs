@@ -89,7 +89,7 @@ async fn shop(fault: Fault) -> Upstream {
 }
 
 fn orders() -> LoadOptions {
-    LoadOptions { timeout: Duration::from_secs(2), ..options(100.0, 10 * ORDERS) }
+    LoadOptions { timeout: Duration::from_secs(5), ..options(100.0, 10 * ORDERS) }
 }
 
 async fn played(fault: Fault) -> LoadReport {

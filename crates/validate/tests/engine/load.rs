@@ -75,6 +75,28 @@ async fn a_stall_is_charged_to_everybody_who_would_have_come_meanwhile() {
 }
 
 #[tokio::test]
+async fn a_late_engine_charges_its_lateness_and_makes_the_run_invalid() {
+    let upstream = Upstream::start(|_| json(200, "")).await;
+    let mut flow = flow(vec![step(Get, "/")]);
+    flow.objective.p99 = Some(Duration::from_millis(100));
+    let mut stalls = 0;
+    // What is called from within the run holds the engine up, as a machine that is too busy would.
+    let stall = move |_: &Progress| {
+        stalls += 1;
+        if stalls == 1 {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    };
+    let options = LoadOptions { lag_budget: Duration::from_millis(100), ..options(200.0, 1500) };
+    let (_keep, stop) = watch::channel(false);
+    let report = load(upstream.target(), &flows([("browse", flow)]), options, stall, stop).await;
+    assert!(report.flows[0].over_p99_limit >= 20, "{}", report.text());
+    assert_eq!((report.started, report.failed), (300, 0), "late starts are made all the same");
+    let late = |reason: &String| reason.starts_with("the engine was late: p99 of its lag is ");
+    assert!(report.reasons.iter().any(late), "{:?}", report.reasons);
+}
+
+#[tokio::test]
 async fn a_later_step_counts_from_the_answer_before_it() {
     let upstream = Upstream::start(|request| match request.path.as_str() {
         "/a" => Reply::Late(Duration::from_millis(200), 200, String::new()),
@@ -108,7 +130,7 @@ async fn every_kind_of_failure_is_counted_as_itself() {
     let one = |path: &str| flow(vec![step(Get, path), step(Get, "/never")]);
     let mut all = flows([("status", one("/status")), ("cut", one("/cut")), ("silent", one("/silent"))]);
     all.extend(flows([("body", flow(vec![crate::upstream::saving("x", "$.x", step(Get, "/body"))]))]));
-    let options = LoadOptions { timeout: Duration::from_millis(300), seed: 3, ..options(200.0, 300) };
+    let options = LoadOptions { timeout: Duration::from_secs(2), seed: 3, ..options(200.0, 300) };
     let report = run(upstream.target(), all, options).await;
     let outcomes = report.outcomes;
     let kinds = [outcomes.unexpected_status, outcomes.cut, outcomes.timeout, outcomes.bad_body];
@@ -222,7 +244,7 @@ async fn a_run_that_is_stopped_is_judged_on_what_it_saw() {
     assert_eq!((report.verdict, report.stopped, report.failed), (Verdict::Pass, true, 0));
     assert_eq!(report.requests, report.started * 2, "what was in flight ended");
     let seen = seen.lock().unwrap();
-    assert_eq!((seen.len(), seen[0].phase), (1, Phase::Playing));
+    assert_eq!(seen[0].phase, Phase::Playing);
     assert!(seen[0].last.requests > 0 && seen[0].requests == seen[0].last.requests);
 }
 

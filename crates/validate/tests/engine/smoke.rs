@@ -87,7 +87,7 @@ async fn the_first_failure_is_said_with_the_value_seen() {
             vec![step(Get, "/half")],
             Outcome::Cut,
             "step 1 GET /half: answered 200, cut after 4 bytes of body: \
-             end of file before message length reached",
+             error reading a body from connection: end of file before message length reached",
         ),
         (
             vec![step(Get, "/nothing")],

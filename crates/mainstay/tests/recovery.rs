@@ -1,0 +1,251 @@
+//! The processes of an environment are killed, and users notice nothing.
+
+use serde_json::Value;
+use testkit::{Environment, Users, get, wait_until};
+
+const MAINSTAY: &str = env!("CARGO_BIN_EXE_mainstay");
+
+/// A shop with two instances, up and serving v1.
+fn shop(crash_at: Option<&str>) -> Environment {
+    let mut environment = Environment::new(MAINSTAY, "here");
+    let address = environment.address;
+    environment.write(
+        "mainstay.toml",
+        &format!(
+            r#"
+            [workload]
+            name = "shop"
+            [component.shop]
+            run           = ["{MAINSTAY}", "demo-shop", "serve", "--port", "{{port}}", "--data", "{{data}}"]
+            artifact      = "v1"
+            instances     = 2
+            ready         = {{ get = "/readyz", timeout = "3s" }}
+            drain_timeout = "2s"
+            [flow.order]
+            [[flow.order.step]]
+            get    = "/api/products?page=1"
+            save   = {{ sku = "$.items[0].sku" }}
+            [[flow.order.step]]
+            post   = "/api/orders"
+            json   = {{ customer = "c", ref = "{{uuid}}", items = [{{ sku = "{{sku}}", quantity = 1 }}] }}
+            expect = {{ status = 201 }}
+            [environment.here]
+            class  = "staging"
+            listen = {{ http = "{address}" }}
+            [release]
+            keep_old = "1h"
+            "#
+        ),
+    );
+    for release in ["v1", "v2", "v3-broken", "v3-errors"] {
+        environment.write(&format!("{release}/release"), release);
+    }
+    if let Some(point) = crash_at {
+        environment.variable("MAINSTAY_CRASH_AT", point);
+    }
+    environment.mainstay(&["up", "here"]).ok();
+    environment
+}
+
+fn release(environment: &Environment, artifact: &str) -> testkit::Ran {
+    environment.mainstay(&["--json", "release", "here", "--artifact", artifact, "--name", artifact])
+}
+
+/// The version of the shop that answers users.
+fn serving(environment: &Environment) -> String {
+    let answer = get(environment.address, "/healthz").expect("somebody serves");
+    let line = answer.head.lines().find(|line| line.to_lowercase().starts_with("x-shop-release:"));
+    line.expect("the shop says its release").split_once(": ").expect("a header").1.to_owned()
+}
+
+/// What holds whenever nothing is under way: one active stamp, known to the agent and to the gateway, ready,
+/// and no other stamp but one that is kept.
+fn assert_settled(environment: &Environment) -> Value {
+    wait_until("the environment settles", || {
+        let status = environment.status()?;
+        let stamps = status["stamps"].as_array()?;
+        let active = stamps.iter().filter(|stamp| stamp["role"] == "active").count();
+        let others = stamps.iter().filter(|stamp| stamp["role"] != "active");
+        let settled = active == 1
+            && others.into_iter().all(|stamp| stamp["role"] == "previous")
+            && status["active_ready"] == true
+            && status["gateway"]["active"] == status["active"]
+            && status["gateway"]["candidate"].is_null();
+        settled.then_some(status)
+    })
+}
+
+/// Whether the agent that was to crash has done so.
+fn agent_was_killed(environment: &Environment) -> bool {
+    let log = environment.state().join("logs/keeper.log");
+    std::fs::read_to_string(log).is_ok_and(|log| log.contains("the agent (pid") && log.contains("signal: 9"))
+}
+
+/// A release of v2 with an agent killed at `moment` of `state`.
+fn killed_going_forward(state: &str) {
+    // What waits for a release to be done replaces it at once: there is no moment after acting.
+    let moments: &[&str] = if state == "done" { &["recorded"] } else { &["recorded", "acted"] };
+    for moment in moments {
+        let environment = shop(Some(&format!("r2:{moment}:{state}")));
+        let users = Users::of(environment.address, "/healthz");
+        let released = release(&environment, "v2").ok().json();
+        assert_eq!(released["release"]["reason"], Value::Null, "{released}");
+        if matches!(state, "retiring" | "done") {
+            // A newer release ends the keeping of the old stamp.
+            release(&environment, "v3-errors");
+        }
+        wait_until("the agent is killed", || agent_was_killed(&environment).then_some(()));
+        assert_settled(&environment);
+        users.all_were_served();
+        assert_eq!(serving(&environment), "v2", "{moment} {state}");
+    }
+}
+
+#[test]
+fn agent_killed_at_planned() {
+    killed_going_forward("planned");
+}
+
+#[test]
+fn agent_killed_at_provisioning() {
+    killed_going_forward("provisioning");
+}
+
+#[test]
+fn agent_killed_at_verifying() {
+    killed_going_forward("verifying");
+}
+
+#[test]
+fn agent_killed_at_switching() {
+    killed_going_forward("switching");
+}
+
+#[test]
+fn agent_killed_at_promoted() {
+    killed_going_forward("promoted");
+}
+
+#[test]
+fn agent_killed_at_retiring() {
+    killed_going_forward("retiring");
+}
+
+#[test]
+fn agent_killed_at_done() {
+    killed_going_forward("done");
+}
+
+/// A release that does not get through, with an agent killed at `moment` of `state`.
+fn killed_going_back(artifact: &str, state: &str, outcome: &str) {
+    for moment in ["recorded", "acted"] {
+        let environment = shop(Some(&format!("r2:{moment}:{state}")));
+        let users = Users::of(environment.address, "/healthz");
+        let released = release(&environment, artifact);
+        assert_eq!(released.code, 1, "{released:?}");
+        assert_eq!(released.json()["release"]["state"], outcome);
+        wait_until("the agent is killed", || agent_was_killed(&environment).then_some(()));
+        let status = assert_settled(&environment);
+        users.all_were_served();
+        assert_eq!(status["stamps"].as_array().map(Vec::len), Some(1), "{status}");
+        assert_eq!(serving(&environment), "v1", "{moment} {state}");
+    }
+}
+
+#[test]
+fn agent_killed_at_aborting_before_anything_could_reach_the_candidate() {
+    killed_going_back("v3-broken", "aborting", "refused");
+}
+
+#[test]
+fn agent_killed_at_refused() {
+    killed_going_back("v3-broken", "refused", "refused");
+}
+
+#[test]
+fn agent_killed_at_aborting_after_smoke() {
+    killed_going_back("v3-errors", "aborting", "rolled_back");
+}
+
+#[test]
+fn agent_killed_at_rolled_back() {
+    killed_going_back("v3-errors", "rolled_back", "rolled_back");
+}
+
+#[test]
+fn agent_killed_at_taking_back() {
+    for moment in ["recorded", "acted"] {
+        let environment = shop(Some(&format!("r2:{moment}:taking_back")));
+        let users = Users::of(environment.address, "/healthz");
+        release(&environment, "v2").ok();
+        environment.mainstay(&["rollback", "here"]).ok();
+        wait_until("the agent is killed", || agent_was_killed(&environment).then_some(()));
+        assert_settled(&environment);
+        users.all_were_served();
+        assert_eq!(serving(&environment), "v1", "{moment}");
+    }
+}
+
+fn kill(pid: &Value) {
+    let pid = pid.as_u64().expect("a process").to_string();
+    let killed = std::process::Command::new("kill").args(["-9", &pid]).status().expect("kill can be run");
+    assert!(killed.success());
+}
+
+#[test]
+fn an_agent_that_is_killed_when_nothing_happens_is_replaced_and_nothing_else_is() {
+    let environment = shop(None);
+    let before = assert_settled(&environment);
+    let users = Users::of(environment.address, "/healthz");
+    kill(&before["agent_pid"]);
+    let after = wait_until("another agent", || {
+        environment.status().filter(|status| status["agent_pid"] != before["agent_pid"])
+    });
+    let after = if after["active_ready"] == true { after } else { assert_settled(&environment) };
+    users.all_were_served();
+    assert_eq!(after["stamps"], before["stamps"], "instances live on");
+    assert_eq!(after["gateway"]["pid"], before["gateway"]["pid"]);
+}
+
+#[test]
+fn a_gateway_that_is_killed_is_replaced_and_new_connections_wait_for_it() {
+    let environment = shop(None);
+    let before = assert_settled(&environment);
+    kill(&before["gateway"]["pid"]);
+    // This connection is made while there is no gateway, or a new one: nothing was in flight on the old.
+    let answer = get(environment.address, "/healthz").expect("it waits in the backlog of the socket");
+    assert_eq!(answer.status, 200);
+    wait_until("the agent knows the new gateway", || {
+        let pid = environment.status()?["gateway"]["pid"].clone();
+        (!pid.is_null() && pid != before["gateway"]["pid"]).then_some(())
+    });
+    let after = assert_settled(&environment);
+    assert_eq!(after["stamps"], before["stamps"]);
+}
+
+#[test]
+fn an_instance_that_is_killed_is_started_again() {
+    let environment = shop(None);
+    let before = assert_settled(&environment);
+    let killed = before["stamps"][0]["instances"][0].clone();
+    kill(&killed["pid"]);
+    let after = wait_until("the instance is started again", || {
+        let status = environment.status()?;
+        let instance = &status["stamps"][0]["instances"][0];
+        (instance["ready"] == true && instance["pid"] != killed["pid"]).then_some(status)
+    });
+    assert_eq!(after["stamps"][0]["instances"][0]["restarts"], 1);
+    assert_eq!(after["stamps"][0]["instances"][1], before["stamps"][0]["instances"][1]);
+    assert_eq!(get(environment.address, "/healthz").expect("somebody serves").status, 200);
+}
+
+#[test]
+fn what_was_promoted_serves_again_after_down_and_up() {
+    let environment = shop(None);
+    release(&environment, "v2").ok();
+    environment.mainstay(&["down", "here"]).ok();
+    assert!(get(environment.address, "/healthz").is_err(), "nobody listens");
+    environment.mainstay(&["up", "here"]).ok();
+    assert_settled(&environment);
+    assert_eq!(serving(&environment), "v2");
+}

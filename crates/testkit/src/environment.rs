@@ -1,0 +1,151 @@
+//! An environment in a temporary folder, acted on by the command line.
+
+use serde_json::Value;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// What a command printed, and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// Its exit code; -1 when a signal ended it.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// The last line of standard output as JSON.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub fn json(&self) -> Value {
+        let last = self.stdout.lines().last().unwrap_or_default();
+        serde_json::from_str(last).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// The command, which has to have ended with 0.
+    ///
+    /// # Panics
+    /// When it has not.
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+}
+
+/// An environment and the workload file that describes it. Dropping it takes everything down.
+#[derive(Debug)]
+pub struct Environment {
+    folder: TempDir,
+    program: PathBuf,
+    name: String,
+    /// Where its users come.
+    pub address: SocketAddr,
+    variables: Vec<(String, String)>,
+}
+
+impl Environment {
+    /// An environment called `name`; `program` is mainstay.
+    ///
+    /// # Panics
+    /// When there is no room for a temporary folder, or no free port.
+    pub fn new(program: &str, name: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("ms-").tempdir().expect("a temporary folder");
+        Self {
+            folder,
+            program: program.into(),
+            name: name.into(),
+            address: free_address(),
+            variables: Vec::new(),
+        }
+    }
+
+    /// Sets a variable of every command from now on.
+    pub fn variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.into(), value.into()));
+    }
+
+    /// The temporary folder; the workload file lies in it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The environment's own folder.
+    pub fn state(&self) -> PathBuf {
+        self.folder().join("state")
+    }
+
+    /// Writes a file below the temporary folder, making folders as needed.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn write(&self, path: &str, content: &str) -> PathBuf {
+        let path = self.folder().join(path);
+        std::fs::create_dir_all(path.parent().expect("it is below a folder")).expect("a folder can be made");
+        std::fs::write(&path, content).expect("a file can be written");
+        path
+    }
+
+    /// Runs mainstay in the temporary folder, with `--state`.
+    pub fn mainstay(&self, arguments: &[&str]) -> Ran {
+        let output = self.command(arguments).output().expect("mainstay can be run");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+
+    /// The same, not started yet.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--state").arg(self.state()).args(arguments);
+        command.current_dir(self.folder()).stdin(Stdio::null());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// `mainstay status --json`; none while no agent answers.
+    pub fn status(&self) -> Option<Value> {
+        let ran = self.mainstay(&["--json", "status", &self.name]);
+        (ran.code == 0).then(|| ran.json())
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        for _ in 0..3 {
+            let down = self.mainstay(&["down", &self.name]);
+            if down.code == 0 || !self.state().join("run/keeper.sock").exists() {
+                break;
+            }
+            // A release under way stands in the way: it is taken back.
+            self.mainstay(&["rollback", &self.name]);
+        }
+        make_writable(self.folder.path());
+    }
+}
+
+/// Stored artifacts are read-only, also to the one who removes them.
+fn make_writable(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() && !path.is_symlink() {
+            // What stays behind lies in the system's folder for temporary files.
+            let _ = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700));
+            make_writable(&path);
+        }
+    }
+}
+
+/// An address on loopback that the kernel gives to nobody else for a while.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("a bound socket has an address")
+}
