@@ -231,9 +231,9 @@ fn read_error(path: &Path, cause: io::Error) -> StoreError {
 }
 
 fn real(source: &Path) -> Result<PathBuf, StoreError> {
-    source.canonicalize().map_err(|cause| match cause.kind() {
-        io::ErrorKind::NotFound => StoreError::Missing { source_path: source.to_owned() },
-        _ => read_error(source, cause),
+    source.canonicalize().map_err(|cause| {
+        let gone = cause.kind() == io::ErrorKind::NotFound;
+        if gone { StoreError::Missing { source_path: source.to_owned() } } else { read_error(source, cause) }
     })
 }
 
@@ -248,9 +248,9 @@ fn refuse_entangled(folder: &StateFolder, root: &Path) -> Result<(), StoreError>
 }
 
 fn list_source(given: &Path, root: &Path) -> Result<Vec<Entry>, StoreError> {
-    let meta = std::fs::symlink_metadata(root).map_err(|cause| match cause.kind() {
-        io::ErrorKind::NotFound => StoreError::Changed { path: given.to_owned() },
-        _ => read_error(root, cause),
+    let meta = std::fs::symlink_metadata(root).map_err(|cause| {
+        let gone = cause.kind() == io::ErrorKind::NotFound;
+        if gone { StoreError::Changed { path: given.to_owned() } } else { read_error(root, cause) }
     })?;
     if meta.is_dir() {
         return list(root, Some(OsStr::new(".git")));

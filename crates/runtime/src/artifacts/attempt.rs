@@ -64,10 +64,10 @@ impl Drop for Attempt {
 /// Removes the attempts in a store whose makers are gone.
 pub(super) fn remove_dead(artifacts: &Path) -> io::Result<usize> {
     // So that no attempt is seen between its making and its locking.
-    let gate = File::open(&artifacts)?;
+    let gate = File::open(artifacts)?;
     gate.lock()?;
     let mut removed = 0;
-    for entry in std::fs::read_dir(&artifacts)? {
+    for entry in std::fs::read_dir(artifacts)? {
         let entry = entry?;
         if !entry.file_name().as_bytes().starts_with(ATTEMPT.as_bytes()) {
             continue;

@@ -129,10 +129,8 @@ pub(super) fn list(root: &Path, skip: Option<&OsStr>) -> Result<Vec<Entry>, Stor
 
 /// What was named a moment ago and is not there any more has changed.
 fn gone_or_unreadable(path: &Path, full: &Path, cause: io::Error) -> StoreError {
-    match cause.kind() {
-        io::ErrorKind::NotFound => StoreError::Changed { path: path.to_owned() },
-        _ => read_error(full, cause),
-    }
+    let gone = cause.kind() == io::ErrorKind::NotFound;
+    if gone { StoreError::Changed { path: path.to_owned() } } else { read_error(full, cause) }
 }
 
 fn link(root: &Path, path: &Path) -> Result<Kind, StoreError> {

@@ -138,20 +138,17 @@ mod tests {
                   00000000:00000000 00:00000000 00000000     0        0 77 1 0000000000000000 100 0 0 10 0";
         let connected = v4.replace(" 0A ", " 01 ");
         let any = v6.replace("00000000000000000000000001000000", "00000000000000000000000000000000");
-        let table: &[(&str, Option<(&str, u16, u64)>)] = &[
-            (v4, Some(("127.0.0.1", 8080, 4242))),
-            (v6, Some(("::1", 20000, 77))),
-            (&any, Some(("::", 20000, 77))),
+        let listener =
+            |address: &str, port, inode| Some(Listener { address: address.parse().unwrap(), port, inode });
+        let table = [
+            (v4, listener("127.0.0.1", 8080, 4242)),
+            (v6, listener("::1", 20000, 77)),
+            (&any, listener("::", 20000, 77)),
             (&connected, None),
             ("", None),
             ("nonsense", None),
         ];
         for (line, expected) in table {
-            let expected = expected.map(|(address, port, inode)| Listener {
-                address: address.parse().unwrap(),
-                port,
-                inode,
-            });
             assert_eq!(parse_line(line), expected, "{line}");
         }
     }
