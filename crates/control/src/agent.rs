@@ -137,7 +137,7 @@ enum Happening {
     Command(Command),
     /// An instance has changed.
     Nudge,
-    Worked(Outcome),
+    Worked(Box<Outcome>),
     DeadlinePassed,
     RecordAgain,
     Terminate,
@@ -234,7 +234,7 @@ impl Agent {
                 Some(command) = inbox.recv() => Happening::Command(command),
                 Some(()) = nudges.recv() => Happening::Nudge,
                 Some(worked) = self.work.join_next() => match worked {
-                    Ok(outcome) => Happening::Worked(outcome),
+                    Ok(outcome) => Happening::Worked(Box::new(outcome)),
                     Err(error) if error.is_cancelled() => continue,
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
@@ -245,7 +245,7 @@ impl Agent {
             match happening {
                 Happening::Command(command) => self.command(command).await?,
                 Happening::Nudge => self.instances_changed(),
-                Happening::Worked(outcome) => self.worked(outcome).await?,
+                Happening::Worked(outcome) => self.worked(*outcome).await?,
                 Happening::DeadlinePassed => {
                     let text = "its time is over".into();
                     self.event(Event::DeadlinePassed, text, Findings::default()).await?;

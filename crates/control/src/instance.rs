@@ -9,7 +9,7 @@ use model::workload::Service;
 use runtime::{Adopted, Instance, NotReady, describe_exit};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -215,7 +215,12 @@ async fn live(
         ready = instance.ready(&plan.service.ready) => match ready {
             Ok(address) => publish(&|view| view.phase = Phase::Ready(address)),
             Err(not_ready) => {
-                let blameless = matches!(not_ready, NotReady::Stranger { .. });
+                // A port is checked before an instance is told it, and may be taken in between.
+                let blameless = match &not_ready {
+                    NotReady::Stranger { .. } => true,
+                    NotReady::Exited { .. } => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_err(),
+                    NotReady::Elsewhere { .. } | NotReady::Timeout { .. } => false,
+                };
                 stop(plan, &instance).await;
                 return Life::Over { text: not_ready.to_string(), blameless };
             }
@@ -264,7 +269,8 @@ fn start_of(plan: &Plan, port: u16, needed: &BTreeMap<String, SocketAddr>) -> Re
     };
     let mut command = Vec::new();
     for part in &plan.service.run {
-        command.push(part.render(value)?);
+        // `$PORT` as well, although there is no shell: it is what many commands already say.
+        command.push(part.render(value)?.replace("$PORT", &port.to_string()));
     }
     let folder = match &plan.artifact {
         Artifact::Stored { digest } => surroundings.folder.artifact(digest),

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 /// Why a release could not be resolved.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResolveError {
-    #[error("component {component}: {cause}")]
+    #[error("component {component}: {cause}; hint: {}", cause.hint())]
     Store { component: ComponentName, cause: artifacts::StoreError },
-    #[error("component {component}: {cause}")]
+    #[error("component {component}: {cause}{}", cause.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default())]
     Executable { component: ComponentName, cause: artifacts::ExecutableError },
     #[error("component {0} has no artifact")]
     NoSource(ComponentName),

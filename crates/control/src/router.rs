@@ -11,7 +11,9 @@ use tokio::sync::watch;
 /// How long one call to the gateway may take. It answers after an fsync at most.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How soon a table that could not be brought is tried again. A gateway is started again within this order.
-const RETRY_AFTER: Duration = Duration::from_millis(20);
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+/// How rarely it is tried when that goes on.
+const RETRY_LAST: Duration = Duration::from_secs(1);
 /// How often the gateway is looked at when nothing happens.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often it is looked at while a stamp drains.
@@ -109,6 +111,7 @@ async fn bring(
 ) {
     let mut brought = 0;
     let mut pid = None;
+    let mut retry_after = RETRY_FIRST;
     loop {
         let wanted = to_bring.borrow_and_update().clone();
         if let Some(table) = wanted.table.filter(|_| wanted.serial > brought) {
@@ -116,15 +119,19 @@ async fn bring(
             match client.call::<Applied>(http::Method::PUT, "/v1/table", &put).await {
                 Ok(applied) => {
                     brought = wanted.serial;
+                    retry_after = RETRY_FIRST;
                     publish.send_modify(|view| take_on(view, brought, applied));
                 }
                 Err(error) => {
-                    complain(&error);
+                    if retry_after == RETRY_FIRST {
+                        complain(&error);
+                    }
                     publish.send_modify(|view| {
                         view.error = Some(error.to_string());
                         view.gateway = None;
                     });
-                    tokio::time::sleep(RETRY_AFTER).await;
+                    tokio::time::sleep(retry_after).await;
+                    retry_after = (retry_after * 2).min(RETRY_LAST);
                     continue;
                 }
             }

@@ -104,6 +104,8 @@ impl Body for RequestBody {
 pub(crate) struct AnswerBody {
     source: Source,
     exchange: Option<Exchange>,
+    /// Why the body is cut, once hyper has had a chance to send what came before.
+    failure: Option<BodyError>,
 }
 
 enum Source {
@@ -114,12 +116,13 @@ enum Source {
 impl AnswerBody {
     /// A body of the gateway's own.
     pub(crate) fn own(bytes: Bytes) -> Self {
-        Self { source: Source::Own(bytes), exchange: None }
+        Self { source: Source::Own(bytes), exchange: None, failure: None }
     }
 
     /// An instance's body, with the connection it comes on.
     pub(crate) fn upstream(body: Incoming, upstream: Box<Upstream>) -> Self {
-        Self { source: Source::Upstream { body, upstream: Some(upstream) }, exchange: None }
+        let source = Source::Upstream { body, upstream: Some(upstream) };
+        Self { source, exchange: None, failure: None }
     }
 
     /// Ends `exchange` with this body.
@@ -146,13 +149,17 @@ impl AnswerBody {
         }
     }
 
-    fn fail(&mut self, fault: Fault) {
+    /// Cuts the body, but not before what came of it is written: hyper drops what it has buffered when a body
+    /// fails, so it is told to come back first.
+    fn fail(&mut self, fault: Fault, error: BodyError, cx: &Context<'_>) {
         if let Some(mut exchange) = self.exchange.take() {
             exchange.fail(fault);
         }
         if let Source::Upstream { upstream, .. } = &mut self.source {
             *upstream = None;
         }
+        self.failure = Some(error);
+        cx.waker().wake_by_ref();
     }
 }
 
@@ -165,6 +172,9 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Some(error) = this.failure.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let (body, upstream) = match &mut this.source {
             Source::Own(bytes) => {
                 let bytes = std::mem::take(bytes);
@@ -177,30 +187,35 @@ impl Body for AnswerBody {
             Source::Upstream { body, upstream } => (body, upstream),
         };
         if this.exchange.as_ref().is_some_and(|exchange| exchange.client().deadline_passed()) {
-            this.fail(Fault::IdleTimeout);
-            return Poll::Ready(Some(Err(BodyError::Idle)));
+            this.fail(Fault::IdleTimeout, BodyError::Idle, cx);
+            return Poll::Pending;
         }
-        if let Some(driven) = upstream {
-            driven.drive(cx);
-        }
-        // Whatever the body waits for happens in `drive`, so nobody needs to be woken by it.
+        // Whatever the body waits for happens while the connection is driven, so nobody needs to be woken by it.
         let mut nobody = Context::from_waker(Waker::noop());
         let mut frame = Pin::new(&mut *body).poll_frame(&mut nobody);
-        if frame.is_pending() && upstream.as_ref().is_some_and(|upstream| upstream.has_ended()) {
-            // Nothing can come any more: without its connection the body knows.
-            *upstream = None;
+        if let (Poll::Pending, Some(driven), Some(exchange)) = (&frame, &mut *upstream, &this.exchange) {
+            exchange.client().drive(|cx| driven.drive(cx));
+            if driven.has_ended() {
+                // Nothing can come any more: without its connection the body knows.
+                *upstream = None;
+            }
             frame = Pin::new(&mut *body).poll_frame(&mut nobody);
         }
-        match &frame {
-            Poll::Pending => {}
-            Poll::Ready(None) => this.complete(),
-            Poll::Ready(Some(Err(_))) => {
+        match frame {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => {
+                this.complete();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(cause))) => {
                 let upload = this.exchange.as_ref().map(|exchange| exchange.client().upload.get());
-                this.fail(match upload {
+                let fault = match upload {
                     Some(Upload::TooLarge) => Fault::BodyTooLarge,
                     Some(Upload::Broken) => Fault::ClientGone,
                     Some(Upload::Done | Upload::Upstream | Upload::Client) | None => Fault::UpstreamCut,
-                });
+                };
+                this.fail(fault, BodyError::Upstream(cause), cx);
+                Poll::Pending
             }
             Poll::Ready(Some(Ok(data))) => {
                 if let Some(exchange) = &mut this.exchange {
@@ -210,9 +225,9 @@ impl Body for AnswerBody {
                 if this.ended() || data.is_trailers() {
                     this.complete();
                 }
+                Poll::Ready(Some(Ok(data)))
             }
         }
-        frame.map_err(BodyError::Upstream)
     }
 
     fn is_end_stream(&self) -> bool {

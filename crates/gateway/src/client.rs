@@ -4,11 +4,13 @@
 use crate::clock::Clock;
 use crate::guard::framing::Rejection;
 use crate::limits;
+use crate::nudge::Nudge;
 use http::{HeaderName, HeaderValue};
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Waker;
+use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 /// What the connection's one deadline is about.
@@ -65,7 +67,7 @@ pub(crate) struct Client {
     idle: Cell<Duration>,
     deadline: Cell<u64>,
     passed: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    nudge: RefCell<Option<(Arc<Nudge>, Waker)>>,
     heads: Cell<u64>,
     taken: Cell<u64>,
     finished: Cell<u64>,
@@ -94,7 +96,7 @@ impl Client {
             idle: Cell::new(limits::HEAD_TIME),
             deadline: Cell::new(u64::MAX),
             passed: Cell::new(false),
-            waker: RefCell::default(),
+            nudge: RefCell::default(),
             heads: Cell::new(0),
             taken: Cell::new(0),
             finished: Cell::new(0),
@@ -153,17 +155,41 @@ impl Client {
     pub(crate) fn tick(&self) {
         if self.deadline.get() <= self.clock.now()
             && !self.passed.replace(true)
-            && let Some(waker) = &*self.waker.borrow()
+            && let Some((nudge, _)) = &*self.nudge.borrow()
         {
-            waker.wake_by_ref();
+            nudge.wake_task();
         }
     }
 
-    /// Keeps the task that is to be woken at the deadline.
-    pub(crate) fn keep_waker(&self, waker: &Waker) {
-        let mut kept = self.waker.borrow_mut();
-        if !kept.as_ref().is_some_and(|kept| kept.will_wake(waker)) {
-            *kept = Some(waker.clone());
+    /// Around each poll of the connection's task: keeps what wakes it, at its deadline and from upstream.
+    pub(crate) fn polled<T>(&self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        let known = self.nudge.borrow().as_ref().is_some_and(|(nudge, _)| nudge.is_for(cx.waker()));
+        if !known {
+            let nudge = Nudge::new(cx.waker().clone());
+            *self.nudge.borrow_mut() = Some((Arc::clone(&nudge), Waker::from(nudge)));
+        }
+        self.with_nudge(|nudge, _| nudge.begin());
+        let result = poll(cx);
+        self.with_nudge(|nudge, _| nudge.end());
+        result
+    }
+
+    /// Drives what belongs to this connection upstream. Only inside [`Self::polled`].
+    pub(crate) fn drive(&self, drive: impl FnOnce(&mut Context<'_>)) {
+        self.with_nudge(|nudge, waker| {
+            nudge.attend();
+            drive(&mut Context::from_waker(waker));
+        });
+    }
+
+    /// Nothing upstream is waited for any more.
+    pub(crate) fn let_upstream_go(&self) {
+        self.with_nudge(|nudge, _| nudge.attend());
+    }
+
+    fn with_nudge(&self, with: impl FnOnce(&Nudge, &Waker)) {
+        if let Some((nudge, waker)) = &*self.nudge.borrow() {
+            with(nudge, waker);
         }
     }
 

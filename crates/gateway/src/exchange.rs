@@ -5,7 +5,7 @@ use crate::access;
 use crate::body::AnswerBody;
 use crate::client::Client;
 use crate::fault::{Fault, Refusal};
-use crate::routes::{Instance, Target};
+use crate::routes::{Instance, Local};
 use crate::upstream::Upstream;
 use crate::worker::Worker;
 use http::{HeaderValue, Request, Response};
@@ -18,14 +18,14 @@ const OWN_ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// A stamp's slot, claimed, and one of its instances, held. Both are released on drop.
 pub(crate) struct Claim {
-    pub(crate) target: Arc<Target>,
+    pub(crate) target: Rc<Local>,
     /// The position of the instance in the target.
     held: Option<usize>,
 }
 
 impl Claim {
     /// For a slot that was just claimed.
-    pub(crate) fn new(target: Arc<Target>) -> Self {
+    pub(crate) fn new(target: Rc<Local>) -> Self {
         Self { target, held: None }
     }
 
@@ -130,6 +130,7 @@ impl Exchange {
 
     /// Keeps the connection for other requests, if it can serve any.
     pub(crate) fn keep(&self, upstream: Box<Upstream>) {
+        self.client.let_upstream_go();
         if let Some(instance) = self.claim.as_ref().and_then(Claim::instance) {
             self.worker.keep(instance.key, upstream);
         }
@@ -157,7 +158,7 @@ impl Exchange {
                     bytes_in: self.client.bytes_in.get(),
                     bytes_out: self.bytes_out,
                     duration: started.elapsed(),
-                    target: self.claim.as_ref().map(|claim| &*claim.target),
+                    target: self.claim.as_ref().map(|claim| &**claim.target),
                     instance: self.claim.as_ref().and_then(Claim::instance).map(|instance| instance.index),
                     attempts: self.attempts,
                     error: fault.map(Fault::label),
@@ -170,7 +171,16 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let cut = || if self.worker.is_cutting() { Fault::DrainCut } else { Fault::ClientGone };
+        let cut = || {
+            if self.worker.is_cutting() {
+                Fault::DrainCut
+            } else if self.client.deadline_passed() {
+                // The guard ended the connection, because neither side moved.
+                Fault::IdleTimeout
+            } else {
+                Fault::ClientGone
+            }
+        };
         let fault = self.fault.or_else(|| (!self.complete).then(cut));
         self.note(fault);
         self.client.head.borrow_mut().clear();

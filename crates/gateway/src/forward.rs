@@ -9,9 +9,9 @@ use crate::client::Upload;
 use crate::door::Wish;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Refusal};
-use crate::limits::{CONNECT_TRIES, EXCHANGE_TRIES};
+use crate::limits::{CONNECT_TRIES, UNSENT_TRIES};
 use crate::request::{claim, too_large};
-use crate::routes::Target;
+use crate::routes::{Local, Target};
 use crate::upstream::Upstream;
 use http::header::{HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -28,6 +28,8 @@ struct Tries {
     /// Positions of instances that did not take a connection, in the target of the claim.
     unreachable: Vec<usize>,
     connects: u32,
+    /// Connections that turned out to be closed.
+    handed_back: u32,
     repeated: bool,
 }
 
@@ -75,7 +77,11 @@ pub(crate) async fn forward(
                 }
                 return Ok((response, upstream));
             }
-            Sent::Unsent(unsent) if exchange.attempts < EXCHANGE_TRIES => request = unsent,
+            Sent::Unsent(unsent) if tries.handed_back < UNSENT_TRIES => {
+                exchange.attempts -= 1;
+                tries.handed_back += 1;
+                request = unsent;
+            }
             Sent::Unsent(_) => return Err(cut("every connection was closed before it was used")),
             Sent::Died => match &again {
                 Some(again) if !tries.repeated && exchange.worker.may_repeat() => {
@@ -99,12 +105,12 @@ async fn connection(
     exchange: &mut Exchange,
     wish: Wish,
     tries: &mut Tries,
-) -> Result<(Box<Upstream>, Arc<Target>), Refusal> {
+) -> Result<(Box<Upstream>, Rc<Local>), Refusal> {
     loop {
         let target = hold_instance(exchange, wish, tries)?;
         let claimed = exchange.claim.as_ref().and_then(|claim| claim.instance().map(Arc::clone));
         let instance = claimed.expect("an instance is held by now");
-        if let Some(upstream) = exchange.worker.take_connection(instance.key) {
+        if let Some(upstream) = exchange.worker.take_connection(instance.key, tries.handed_back > 0) {
             return Ok((upstream, target));
         }
         match Upstream::connect(instance.address, target.settings.limits.connect_timeout).await {
@@ -137,9 +143,9 @@ async fn connection(
 }
 
 /// Holds the best instance that has room.
-fn hold_instance(exchange: &mut Exchange, wish: Wish, tries: &Tries) -> Result<Arc<Target>, Refusal> {
+fn hold_instance(exchange: &mut Exchange, wish: Wish, tries: &Tries) -> Result<Rc<Local>, Refusal> {
     let claim = exchange.claim.as_mut().expect("a request is forwarded under a claim");
-    let target = Arc::clone(&claim.target);
+    let target = Rc::clone(&claim.target);
     claim.let_go();
     let worker = &exchange.worker;
     let mut full: Vec<usize> = Vec::new();
@@ -177,11 +183,11 @@ async fn send(
     let read_before = upstream.bytes_read();
     let mut answer = pin!(upstream.send(request));
     let mut dispatched = false;
-    let result = poll_fn(|cx| {
+    let result = poll_fn(|_| {
         if client.deadline_passed() {
             return Poll::Ready(None);
         }
-        upstream.drive(cx);
+        client.drive(|cx| upstream.drive(cx));
         if !dispatched {
             dispatched = true;
             target.slot.dispatched();

@@ -216,6 +216,3 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         Poll::Ready(Ok(()))
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -26,6 +26,7 @@ mod worker;
 
 mod client;
 mod guard;
+mod nudge;
 
 mod request;
 

@@ -53,9 +53,9 @@ pub(crate) const EJECTION: Duration = Duration::from_secs(1);
 /// Instances that are tried for one request while nothing was sent; then 502.
 pub(crate) const CONNECT_TRIES: u32 = 4;
 
-/// Upstream exchanges one request may take, connect failures apart: the first, one repetition of a safe method,
-/// and as many requests handed back unsent as it takes to run out of stale connections.
-pub(crate) const EXCHANGE_TRIES: u32 = 8;
+/// How often a request may be handed back unsent by a connection that turned out to be closed; then 502. After the
+/// first time connections are asked before they are used, and new ones are made when none is left.
+pub(crate) const UNSENT_TRIES: u32 = 8;
 
 /// How often a request chooses its stamp again because the slot it had claimed was closed meanwhile; then 503.
 pub(crate) const CLAIM_TRIES: u32 = 16;

@@ -16,7 +16,6 @@ use http::{Method, Request, Response, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// Answers one request. Dropped before it is ready, the request is cut and noted as such.
 pub(crate) async fn serve(
@@ -58,7 +57,7 @@ async fn decide(
     let wish =
         exchange.worker.with_routes(|routes| door::wish(request.headers_mut(), &routes.preview_token))?;
     let claim = claim(&exchange.worker, wish)?;
-    let target = Arc::clone(&claim.target);
+    let target = Rc::clone(&claim.target);
     exchange.claim = Some(claim);
 
     // What that stamp's release says of requests.
@@ -91,7 +90,8 @@ async fn decide(
 /// An open slot of the stamp the wish leads to, claimed. The stamp may be another one than a moment ago.
 pub(crate) fn claim(worker: &Worker, wish: Wish) -> Result<Claim, Refusal> {
     for _ in 0..CLAIM_TRIES {
-        let target = worker.with_routes(|routes| door::target(wish, routes).cloned())?;
+        let target =
+            worker.with_routes(|routes| door::target(wish, routes).map(|target| worker.share(target)))?;
         // A slot is closed after the table without it was stored: the next look finds that one.
         if target.slot.claim() {
             return Ok(Claim::new(target));
@@ -109,6 +109,9 @@ fn adopt_target(request: &mut Request<Incoming>) -> Result<(), Refusal> {
             Some(_) | None => Err(Refusal::new(Fault::Malformed, "a target that is no path")),
         };
     };
+    if request.uri().scheme().is_none() {
+        return Err(Refusal::new(Fault::Malformed, "a target that is a host alone"));
+    }
     // What comes before an @ is for the client alone.
     let host = authority.as_str().rsplit('@').next().unwrap_or_default();
     let host = HeaderValue::from_str(host)

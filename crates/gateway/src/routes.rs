@@ -36,8 +36,25 @@ pub(crate) struct Instance {
     pub(crate) index: u32,
     pub(crate) address: SocketAddr,
     pid: u32,
-    in_flight: AtomicU32,
     ejected_until_ms: AtomicU64,
+    in_flight: Apart<AtomicU32>,
+}
+
+/// On a cache line of its own: it is written for every request by all cores, and what lies beside it is read.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+/// One worker's own reference to a target. Claims share it instead of the table's, whose count of references would
+/// be written by all cores for every request.
+#[derive(Debug)]
+pub(crate) struct Local(pub(crate) Arc<Target>);
+
+impl std::ops::Deref for Local {
+    type Target = Target;
+    fn deref(&self) -> &Target {
+        &self.0
+    }
 }
 
 static KEYS: AtomicU64 = AtomicU64::new(0);
@@ -49,8 +66,8 @@ impl Instance {
             index: instance.index,
             address: instance.address,
             pid: instance.pid,
-            in_flight: AtomicU32::new(0),
             ejected_until_ms: AtomicU64::new(0),
+            in_flight: Apart::default(),
         }
     }
 
@@ -60,12 +77,12 @@ impl Instance {
 
     /// Requests in flight.
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.0.load(Ordering::Relaxed)
     }
 
     /// One more in flight, which must be released; false if there are `limit` already.
     pub(crate) fn hold(&self, limit: u32) -> bool {
-        if self.in_flight.fetch_add(1, Ordering::AcqRel) < limit {
+        if self.in_flight.0.fetch_add(1, Ordering::AcqRel) < limit {
             return true;
         }
         self.release();
@@ -74,7 +91,7 @@ impl Instance {
 
     /// One less in flight.
     pub(crate) fn release(&self) {
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.in_flight.0.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// A connection failed: others are preferred for [`EJECTION`].
@@ -162,7 +179,7 @@ impl Target {
                     Some((least, _)) if load == least => {
                         ties += 1;
                         // The n-th of n equal ones takes over with probability 1/n: each is as likely in the end.
-                        if random() % (ties + 1) == 0 {
+                        if random().is_multiple_of(ties + 1) {
                             best = Some((load, position));
                         }
                     }

@@ -3,7 +3,8 @@
 //! hyper's client wants its connection driven by somebody. Usually that is a task of its own; here it is whoever
 //! waits for the answer, in the same task as the client's connection: a request then costs no hand-over between
 //! tasks, is written before the sending call returns, and a client that goes takes its upstream connection along.
-//! What a connection may tell while nobody drives it (that it was closed) is asked when it is taken from the pool.
+//! What a connection has to tell while nobody drives it (that it was closed) it tells when it is used next: then it
+//! hands the request back unsent.
 
 use crate::body::RequestBody;
 use crate::limits::{BUFFER_BYTES, UPSTREAM_IDLE, UPSTREAM_IDLE_CONNECTIONS};
@@ -84,6 +85,7 @@ impl Upstream {
     }
 
     /// Whether a request can be sent: the last exchange is over and the instance has not closed, as far as known.
+    /// Nobody is woken by the connection from then on.
     fn is_free(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
         self.connection.is_some() && self.sender.is_ready()
@@ -92,14 +94,16 @@ impl Upstream {
 
 /// One worker's idle connections, by instance.
 #[derive(Default)]
+#[expect(clippy::vec_box, reason = "connections are large and go in and out with every request")]
 pub(crate) struct Pools(Vec<(u64, Vec<Box<Upstream>>)>);
 
 impl Pools {
-    /// The connection that was used last: the others get older, until they are closed.
-    pub(crate) fn take(&mut self, key: u64) -> Option<Box<Upstream>> {
+    /// The connection that was used last: the others get older, until they are closed. One that the instance has
+    /// closed meanwhile hands the request back; with `ask` such ones are left out beforehand.
+    pub(crate) fn take(&mut self, key: u64, ask: bool) -> Option<Box<Upstream>> {
         let (_, pool) = self.0.iter_mut().find(|(known, _)| *known == key)?;
         while let Some(mut upstream) = pool.pop() {
-            if upstream.is_free() {
+            if !ask || upstream.is_free() {
                 return Some(upstream);
             }
         }

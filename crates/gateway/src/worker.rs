@@ -12,7 +12,7 @@ use crate::limits::{self, RETRY_COST, RETRY_SAVINGS};
 use crate::lines::Lines;
 use crate::metrics::{Counts, Metrics};
 use crate::request;
-use crate::routes::Routes;
+use crate::routes::{Local, Routes, Target};
 use crate::upstream::{Pools, Upstream};
 use arc_swap::{ArcSwap, Cache};
 use http::{HeaderMap, HeaderValue};
@@ -25,7 +25,6 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -63,6 +62,8 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     clock: Rc<Clock>,
     routes: RefCell<Cache<Arc<ArcSwap<Routes>>, Arc<Routes>>>,
+    /// The targets of the table that was looked at last.
+    targets: RefCell<Vec<Rc<Local>>>,
     pools: RefCell<Pools>,
     lines: RefCell<Lines>,
     random: Random,
@@ -82,6 +83,7 @@ impl Worker {
             shared,
             clock: Rc::new(Clock::new()),
             routes: RefCell::new(routes),
+            targets: RefCell::default(),
             pools: RefCell::default(),
             lines: RefCell::new(lines),
             random: Random::new(seed),
@@ -96,6 +98,21 @@ impl Worker {
     /// Looks at the table that is in place now.
     pub(crate) fn with_routes<T>(&self, look: impl FnOnce(&Routes) -> T) -> T {
         look(self.routes.borrow_mut().load())
+    }
+
+    /// This worker's own reference to a target of the table that is in place.
+    pub(crate) fn share(&self, target: &Arc<Target>) -> Rc<Local> {
+        let mut targets = self.targets.borrow_mut();
+        if let Some(known) = targets.iter().find(|known| Arc::ptr_eq(&known.0, target)) {
+            return Rc::clone(known);
+        }
+        // The table has changed. At most two targets are in one.
+        if targets.len() >= 2 {
+            targets.clear();
+        }
+        let shared = Rc::new(Local(Arc::clone(target)));
+        targets.push(Rc::clone(&shared));
+        shared
     }
 
     /// Whether the forwarding fields from this address are believed.
@@ -146,8 +163,8 @@ impl Worker {
         self.cutting.get()
     }
 
-    pub(crate) fn take_connection(&self, key: u64) -> Option<Box<Upstream>> {
-        self.pools.borrow_mut().take(key)
+    pub(crate) fn take_connection(&self, key: u64, ask: bool) -> Option<Box<Upstream>> {
+        self.pools.borrow_mut().take(key, ask)
     }
 
     pub(crate) fn keep(&self, key: u64, upstream: Box<Upstream>) {
@@ -200,7 +217,13 @@ impl Worker {
             client.tick();
         }
         // This also lets go of tables that were replaced.
-        self.with_routes(|routes| self.pools.borrow_mut().sweep(self.clock.now(), routes));
+        self.with_routes(|routes| {
+            self.pools.borrow_mut().sweep(self.clock.now(), routes);
+            let there = |target: &Arc<Target>| {
+                routes.active.iter().chain(&routes.candidate).any(|named| Arc::ptr_eq(named, target))
+            };
+            self.targets.borrow_mut().retain(|target| there(&target.0));
+        });
         self.lines.borrow_mut().hand_over(self.counts());
     }
 
@@ -292,14 +315,7 @@ async fn serve(worker: Rc<Worker>, socket: std::net::TcpStream, peer: SocketAddr
             .header_read_timeout(None)
             .serve_connection(guarded, service)
     );
-    let end = std::future::poll_fn(|cx| {
-        client.keep_waker(cx.waker());
-        match connection.as_mut().poll(cx) {
-            Poll::Ready(end) => Poll::Ready(end),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await;
+    let end = std::future::poll_fn(|cx| client.polled(cx, |cx| connection.as_mut().poll(cx))).await;
     if let Err(cause) = end {
         tracing::debug!(%peer, %cause, "a client's connection ended early");
     }

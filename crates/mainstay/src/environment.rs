@@ -73,9 +73,10 @@ impl Found {
     }
 
     /// Speaks to the agent of an environment that has to be up.
-    pub(crate) fn agent_of_one_that_is_up(&self) -> Result<Client, Failure> {
+    pub(crate) async fn agent_of_one_that_is_up(&self) -> Result<Client, Failure> {
         self.mark()?;
-        if self.is_up() {
+        // An agent goes on without its keeper, and is spoken to all the same.
+        if self.is_up() || tokio::net::UnixStream::connect(self.folder.agent_socket()).await.is_ok() {
             return Ok(self.agent());
         }
         let hint = format!("mainstay up {}", self.name);

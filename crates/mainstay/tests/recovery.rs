@@ -224,6 +224,27 @@ fn a_gateway_that_is_killed_is_replaced_and_new_connections_wait_for_it() {
 }
 
 #[test]
+fn without_a_keeper_everything_goes_on_and_can_be_taken_down() {
+    let environment = shop(None);
+    let status = assert_settled(&environment);
+    let users = Users::of(environment.address, "/healthz");
+    let agent = status["agent_pid"].as_u64().expect("a process");
+    let stat = std::fs::read_to_string(format!("/proc/{agent}/stat")).expect("the agent runs");
+    let keeper: u64 =
+        stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok()).expect("a parent");
+    kill(&keeper.into());
+    release(&environment, "v2").ok();
+    users.all_were_served();
+    let up = environment.mainstay(&["up", "here"]);
+    assert_eq!(up.code, 3, "{up:?}");
+    assert!(up.stderr.contains("hint: mainstay down here"), "{up:?}");
+    environment.mainstay(&["down", "here"]).ok();
+    environment.mainstay(&["up", "here"]).ok();
+    assert_settled(&environment);
+    assert_eq!(serving(&environment), "v2");
+}
+
+#[test]
 fn an_instance_that_is_killed_is_started_again() {
     let environment = shop(None);
     let before = assert_settled(&environment);

@@ -11,7 +11,8 @@ use runtime::ports::Ports;
 use runtime::process::listening_ports;
 use runtime::{Instance, LastSeen, NotReady};
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 #[test]
@@ -37,15 +38,16 @@ print('listening', flush=True)
 Server((os.environ['ADDRESS'], int(os.environ['PORT'])), Handler).serve_forever()
 ";
 
-fn free_port(place: &Place) -> u16 {
-    // Each test has another block or begins elsewhere in it.
-    let id = place.path("id").display().to_string();
-    Ports::new(&id, u64::from(std::process::id())).allocate(&BTreeSet::new()).unwrap()
+fn free_port() -> u16 {
+    // The tests run at the same time, as threads or as processes: each begins elsewhere in its block.
+    static TURN: AtomicU64 = AtomicU64::new(0);
+    let turn = u64::from(std::process::id()) + TURN.fetch_add(1, Ordering::Relaxed);
+    Ports::new(&format!("tests in {}", std::process::id()), turn).allocate(&BTreeSet::new()).unwrap()
 }
 
 fn server(place: &Place, address: &str, status: u16) -> Start {
     let mut start = place.start("api", &["python3", "-c", SERVER]);
-    start.port = free_port(place);
+    start.port = free_port();
     for (name, value) in
         [("ADDRESS", address), ("PORT", &start.port.to_string()), ("STATUS", &status.to_string())]
     {
@@ -60,6 +62,11 @@ fn ready(get: Option<&str>, timeout: Duration) -> Ready {
 
 const HEALTH: Option<&str> = Some("/health");
 
+async fn is_ready(instance: &Instance, get: Option<&str>) -> SocketAddr {
+    let ready = ready(get, PATIENCE);
+    soon("ready", instance.ready(&ready)).await.unwrap_or_else(|not| panic!("{not}"))
+}
+
 async fn not_ready(instance: &Instance, ready: &Ready) -> NotReady {
     soon("a verdict", instance.ready(ready)).await.unwrap_err()
 }
@@ -70,7 +77,7 @@ async fn an_instance_is_ready_where_it_listens_and_answers() {
         let place = Place::new();
         let start = server(&place, address, 302);
         let instance = place.driver(1).start(&start).await.unwrap();
-        let at = soon("ready", instance.ready(&ready(HEALTH, PATIENCE))).await.unwrap();
+        let at = is_ready(&instance, HEALTH).await;
         assert_eq!(at.to_string(), format!("{reached}:{}", start.port));
         let pids: Vec<u32> = instance.family().members().iter().map(|member| member.pid).collect();
         assert!(listening_ports(&pids).contains(&(address.parse().unwrap(), start.port)));
@@ -83,7 +90,7 @@ async fn without_a_path_any_answer_will_do_and_with_one_it_must_be_well() {
     let place = Place::new();
     let start = server(&place, "127.0.0.1", 503);
     let instance = place.driver(1).start(&start).await.unwrap();
-    soon("ready", instance.ready(&ready(None, PATIENCE))).await.unwrap();
+    is_ready(&instance, None).await;
 
     let verdict = not_ready(&instance, &ready(HEALTH, Duration::from_millis(1))).await;
     let NotReady::Timeout { last, .. } = &verdict else { panic!("{verdict:?}") };
@@ -101,7 +108,7 @@ async fn without_a_path_any_answer_will_do_and_with_one_it_must_be_well() {
         std::fs::write(place.path("well"), "").unwrap();
     };
     let (outcome, ()) = soon("ready", async { tokio::join!(waiting, getting_well) }).await;
-    outcome.unwrap();
+    outcome.unwrap_or_else(|not| panic!("{not}"));
     soon("stop", instance.stop(PATIENCE)).await.unwrap();
 }
 
@@ -122,9 +129,7 @@ async fn an_instance_that_listens_elsewhere_is_told_where() {
     let place = Place::new();
     let mut start = server(&place, "127.0.0.1", 200);
     let elsewhere = start.port;
-    start.port = Ports::new(&place.path("another").display().to_string(), 3)
-        .allocate(&BTreeSet::from([elsewhere]))
-        .unwrap();
+    start.port = free_port();
     let instance = place.driver(1).start(&start).await.unwrap();
     // Long before the time is over: it serves where it was not told to.
     let verdict = not_ready(&instance, &ready(HEALTH, Duration::from_secs(3600))).await;
@@ -143,7 +148,7 @@ async fn a_port_for_something_else_is_no_reason_to_give_up_early() {
                   s=socket.create_server(('127.0.0.1',0)); print('debugger', flush=True)\n\
                   time.sleep(1000)";
     let mut start = place.start("api", &["python3", "-c", script]);
-    start.port = free_port(&place);
+    start.port = free_port();
     let instance = place.driver(1).start(&start).await.unwrap();
     place.says("api", "debugger").await;
     // Cut off by the test's own clock, not by a verdict.
@@ -181,7 +186,7 @@ async fn silence_and_nonsense_are_told_apart() {
                   s=socket.create_server(('127.0.0.1',int(os.environ['PORT']))); print('listening', flush=True)\n\
                   while True:\n c,_=s.accept(); c.recv(4096); c.sendall(b'-ERR what?\\r\\n'); c.close()";
     let mut start = place.start("api", &["python3", "-c", script]);
-    start.port = free_port(&place);
+    start.port = free_port();
     start.env.push(("PORT".to_owned(), start.port.to_string()));
     let instance = place.driver(1).start(&start).await.unwrap();
     place.says("api", "listening").await;

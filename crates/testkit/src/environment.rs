@@ -4,7 +4,11 @@ use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// How long an environment may take to go down before it is killed.
+const DOWN_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a command printed, and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,15 +123,43 @@ impl Environment {
 
 impl Drop for Environment {
     fn drop(&mut self) {
-        for _ in 0..3 {
-            let down = self.mainstay(&["down", &self.name]);
-            if down.code == 0 || !self.state().join("run/keeper.sock").exists() {
+        let deadline = Instant::now() + DOWN_PATIENCE;
+        while self.mainstay(&["down", &self.name]).code != 0 && self.state().join("run/keeper.sock").exists()
+        {
+            if Instant::now() > deadline {
+                self.kill_everything();
                 break;
             }
             // A release under way stands in the way: it is taken back.
             self.mainstay(&["rollback", &self.name]);
+            std::thread::sleep(Duration::from_millis(100));
         }
         make_writable(self.folder.path());
+    }
+}
+
+impl Environment {
+    /// Nothing of a test that failed badly may stay behind: whoever names its folder is killed, and the
+    /// instances that its shims have written down.
+    fn kill_everything(&self) {
+        let mut pids = Vec::new();
+        let state = self.state().display().to_string();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if command.starts_with(b"mainstay\0") && String::from_utf8_lossy(&command).contains(&state) {
+                pids.push(pid.to_string());
+            }
+        }
+        for shim in std::fs::read_dir(self.state().join("run/shims")).into_iter().flatten().flatten() {
+            let running = std::fs::read(shim.path().join("running.json")).unwrap_or_default();
+            let running: Value = serde_json::from_slice(&running).unwrap_or_default();
+            pids.extend(running["process"]["pid"].as_u64().map(|pid| format!("-{pid}")));
+        }
+        // A process that has ended meanwhile needs no signal.
+        let _ = Command::new("kill").arg("-9").arg("--").args(pids).status();
     }
 }
 

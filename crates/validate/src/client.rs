@@ -185,7 +185,8 @@ mod tests {
 
     /// Answers one request on the next connection and keeps it open.
     async fn answer_one(listener: &TcpListener) -> TcpStream {
-        let (mut stream, _) = listener.accept().await.unwrap();
+        let accepted = tokio::time::timeout(Duration::from_secs(10), listener.accept()).await;
+        let (mut stream, _) = accepted.expect("the client connects").unwrap();
         let mut request = Vec::new();
         while !request.ends_with(b"\r\n\r\n") {
             assert!(stream.read_buf(&mut request).await.unwrap() > 0, "cut");

@@ -248,8 +248,11 @@ impl Facts {
         if method == 0 || target == 0 || !line[..method].iter().all(|b| is_token(*b)) {
             return Err(bad);
         }
-        if line[method + 1..].contains(&b'\t') {
-            return Err(bad);
+        // No target has other bytes (RFC 3986). Some that it should not have either are common and harmless; those
+        // named here end or begin something for some readers, and hyper refuses them too.
+        let odd = |byte: &u8| !byte.is_ascii_graphic() || matches!(byte, b'#' | b'"' | b'<' | b'>' | b'`');
+        if line[method + 1..method + 1 + target].iter().fold(false, |bad, byte| bad | odd(byte)) {
+            return Err(Rejection::Malformed("a target with bytes that no target has"));
         }
         self.minor = match version {
             b"HTTP/1.1" => 1,

@@ -1,1 +1,103 @@
+use super::*;
+use model::name::{ComponentName, ReleaseNumber, StampId};
+use model::workload::GatewayLimits;
 
+fn stamp(number: u64, ports: &[u16]) -> TableStamp {
+    let release = ReleaseNumber(number);
+    let instance = |(index, port): (usize, &u16)| TableInstance {
+        index: index as u32,
+        address: SocketAddr::from(([127, 0, 0, 1], *port)),
+        pid: 1,
+    };
+    TableStamp {
+        stamp: release.stamp(),
+        release,
+        name: format!("r{number}"),
+        instances: ports.iter().enumerate().map(instance).collect(),
+        settings: GatewaySettings {
+            default: ComponentName::new("a").unwrap(),
+            hosts: vec![],
+            access_log: false,
+            limits: GatewayLimits::default(),
+        },
+    }
+}
+
+fn table(active: Option<TableStamp>, candidate: Option<TableStamp>) -> Table {
+    Table { preview_token: "t".into(), trusted_proxies: vec![], active, candidate }
+}
+
+fn target(ports: &[u16]) -> Target {
+    Target::next(None, &stamp(1, ports), &Metrics::new(1))
+}
+
+#[test]
+fn slots_and_instances_live_on_as_long_as_tables_name_them() {
+    let metrics = Metrics::new(1);
+    let (first, gone) =
+        Routes::default().next(&table(Some(stamp(1, &[1, 2])), Some(stamp(2, &[3]))), &metrics);
+    assert!(gone.is_empty());
+    let (promoted, gone) = first.next(&table(Some(stamp(2, &[3, 4])), None), &metrics);
+    assert_eq!(gone.iter().map(|slot| slot.stamp).collect::<Vec<_>>(), [StampId(1)]);
+    let (before, after) = (first.candidate.as_ref().unwrap(), promoted.active.as_ref().unwrap());
+    assert!(Arc::ptr_eq(&before.slot, &after.slot));
+    assert!(Arc::ptr_eq(&before.instances[0], &after.instances[0]));
+    assert!(promoted.names(before.instances[0].key));
+    assert!(!promoted.names(first.active.as_ref().unwrap().instances[0].key));
+    // A stamp that comes back has a new slot: the old one stays closed for what is still in flight on it.
+    let (back, gone) = promoted.next(&table(Some(stamp(1, &[1, 2])), Some(stamp(2, &[3, 4]))), &metrics);
+    assert!(gone.is_empty());
+    assert!(!Arc::ptr_eq(&first.active.as_ref().unwrap().slot, &back.active.as_ref().unwrap().slot));
+}
+
+#[test]
+fn a_stamp_that_is_named_twice_has_one_slot() {
+    let (routes, _) =
+        Routes::default().next(&table(Some(stamp(1, &[1])), Some(stamp(1, &[1]))), &Metrics::new(1));
+    assert!(Arc::ptr_eq(&routes.active.as_ref().unwrap().slot, &routes.candidate.as_ref().unwrap().slot));
+    let (_, gone) = routes.next(&table(None, None), &Metrics::new(1));
+    assert_eq!(gone.len(), 1);
+}
+
+#[test]
+fn the_least_loaded_is_chosen_and_ties_fall_everywhere() {
+    let target = target(&[1, 2, 3, 4]);
+    assert!(target.instances[1].hold(10));
+    let mut dice = 0_u64;
+    let mut hits = [0; 4];
+    for _ in 0..3000 {
+        let random = || {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            dice >> 33
+        };
+        hits[target.choose(0, None, &[], random).unwrap()] += 1;
+    }
+    assert_eq!(hits[1], 0);
+    assert!(hits.iter().enumerate().all(|(i, n)| i == 1 || *n > 800), "{hits:?}");
+}
+
+#[test]
+fn ejection_and_passing_over_never_leave_none_but_all() {
+    let target = target(&[1, 2]);
+    target.instances[0].eject(1000);
+    for _ in 0..10 {
+        assert_eq!(target.choose(1500, None, &[], || 0), Some(1));
+    }
+    assert_eq!(target.choose(1500, None, &[1], || 0), Some(0), "the ejected one is better than none");
+    assert_eq!(target.choose(1500, Some(0), &[], || 0), Some(0));
+    assert_eq!(target.choose(1500, Some(7), &[], || 0), None);
+    assert_eq!(target.choose(1500, None, &[0, 1], || 0), None);
+    target.instances[1].eject(1000);
+    assert!(target.choose(1500, None, &[], || 0).is_some());
+    assert!(!target.instances[0].is_ejected(2000));
+}
+
+#[test]
+fn an_instance_takes_as_many_as_the_limit_says() {
+    let target = target(&[1]);
+    let instance = &target.instances[0];
+    assert!(instance.hold(2) && instance.hold(2) && !instance.hold(2));
+    assert_eq!(instance.in_flight(), 2);
+    instance.release();
+    assert!(instance.hold(2));
+}

@@ -61,7 +61,7 @@ pub(crate) async fn load(found: &Found, flags: &LoadFlags, output: Output) -> Re
 
 /// What serves now, and where.
 async fn serving(found: &Found) -> Result<(Configuration, Target), Failure> {
-    let agent = found.agent_of_one_that_is_up()?;
+    let agent = found.agent_of_one_that_is_up().await?;
     let configuration: Configuration = agent.get("/v1/configuration").await?;
     let target = Target::of(&configuration, found.mark()?.listen.http);
     Ok((configuration, target))

@@ -18,7 +18,7 @@ pub(crate) async fn release(
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let found = Found::find(flags, &wanted.environment)?;
-    let agent = found.agent_of_one_that_is_up()?;
+    let agent = found.agent_of_one_that_is_up().await?;
     let name = wanted.name.clone();
     let request = match &found.file {
         Some((file, configuration)) => {
@@ -65,7 +65,7 @@ pub(crate) async fn release(
 
 /// `mainstay rollback ENV`.
 pub(crate) async fn rollback(found: &Found, output: Output) -> Result<ExitCode, Failure> {
-    let agent = found.agent_of_one_that_is_up()?;
+    let agent = found.agent_of_one_that_is_up().await?;
     let before: Status = agent.get("/v1/status").await?;
     let Some(latest) = before.releases.first() else {
         let hint = format!("mainstay release {}", found.name);

@@ -20,7 +20,7 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 /// `mainstay status ENV`.
 pub(crate) async fn status(found: &Found, output: Output) -> Result<ExitCode, Failure> {
-    let status: Status = found.agent_of_one_that_is_up()?.get("/v1/status").await?;
+    let status: Status = found.agent_of_one_that_is_up().await?.get("/v1/status").await?;
     let json = serde_json::to_value(&status).map_err(|e| Failure::machine(e.to_string()))?;
     output.data(text(&status), &json);
     let name = &found.name;

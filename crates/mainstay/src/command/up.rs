@@ -63,6 +63,12 @@ pub(crate) async fn up(found: &Found, output: Output) -> Result<ExitCode, Failur
             format!("mainstay status {name}; a changed workload file acts through mainstay release {name}");
         return Err(Failure::new(Exit::Conflict, format!("{name} is already up")).hint(hint));
     }
+    if found.agent().get::<Status>("/v1/status").await.is_ok() {
+        let message =
+            format!("{name} serves, but its keeper was killed: nothing would start agent and gateway again");
+        return Err(Failure::new(Exit::Conflict, message)
+            .hint(format!("mainstay down {name}, then mainstay up {name}")));
+    }
     let mark = match &found.file {
         Some((_, configuration)) => mark(found, configuration.class, configuration.listen.clone(), false)?,
         None => found.mark()?,
@@ -94,12 +100,16 @@ pub(crate) async fn up(found: &Found, output: Output) -> Result<ExitCode, Failur
 pub(crate) async fn down(found: &Found, output: Output) -> Result<ExitCode, Failure> {
     let name = &found.name;
     found.mark()?;
-    if !found.is_up() {
+    let orphaned = !found.is_up() && found.agent().get::<Status>("/v1/status").await.is_ok();
+    if !found.is_up() && !orphaned {
         let hint = format!("mainstay up {name}");
         return Err(Failure::new(Exit::NotUp, format!("{name} is not up")).hint(hint));
     }
     output.say(format!("{name}: no new requests; what is in flight ends, then everything stops"));
-    take_down(found).await?;
+    match orphaned {
+        true => take_down_orphans(found).await?,
+        false => take_down(found).await?,
+    }
     output.data(format!("{name} is down"), &serde_json::json!({ "environment": name, "down": true }));
     output.next(&[("bring it up again, with the release it served", format!("mainstay up {name}"))]);
     Ok(ExitCode::SUCCESS)
@@ -270,6 +280,28 @@ async fn take_down(found: &Found) -> Result<(), Failure> {
             return Err(Failure::machine("the keeper does not end"));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// The same without a keeper: it was killed, and agent and gateway have gone on without it.
+async fn take_down_orphans(found: &Found) -> Result<(), Failure> {
+    let status: Status = found.agent().get("/v1/status").await?;
+    found.agent().call::<()>(http::Method::POST, "/v1/down", &()).await?;
+    let pids = [Some(status.agent_pid), status.gateway.map(|gateway| gateway.pid)];
+    for pid in pids.into_iter().flatten() {
+        // Held before it is signalled, so that another process with its number is never meant.
+        let Ok(process) = runtime::process::identify(pid) else { continue };
+        let Some(handle) = runtime::process::open(&process) else { continue };
+        let signalled = rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::TERM);
+        signalled.map_err(|e| Failure::machine(format!("cannot end process {pid}: {e}")))?;
+        let deadline = Instant::now() + DOWN_PATIENCE;
+        while runtime::process::alive(&process) {
+            if Instant::now() > deadline {
+                return Err(Failure::machine(format!("process {pid} does not end")));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
     Ok(())
 }

@@ -154,8 +154,8 @@ impl Instance {
     }
 
     /// Stops the instance: SIGTERM to its process group, SIGKILL to all its family after `grace`. Answers
-    /// when nothing of it is left. Through the shim, or, if that is dead or does not react within the grace
-    /// and [`STOP_SLACK`], directly.
+    /// when nothing of it is left. Through the shim, or, if that is dead or does not react within the grace and
+    /// five seconds more, directly.
     ///
     /// May be repeated; SIGTERM is sent once, and a shorter grace shortens the first. Dropped after the
     /// shim was asked, the stop goes on; without a shim it does not, and is to be called again.

@@ -1,0 +1,13 @@
+//! The gateway as its neighbours see it: real sockets in front, real sockets behind, a real state folder.
+
+#![expect(clippy::unwrap_used, reason = "clippy knows tests, but not what they stand on")]
+
+mod stage;
+
+mod access;
+mod forwarding;
+mod limits;
+mod malformed;
+mod retries;
+mod switching;
+mod tables;
