@@ -2,6 +2,7 @@
 //! states become records, tables for the gateway, and work.
 
 use crate::crash::CrashPoint;
+use crate::retention::Kept;
 use crate::router::Router;
 use crate::server::{self, Command};
 use crate::stamp::{PortBook, Stamp};
@@ -105,6 +106,8 @@ pub(crate) struct Current {
     /// Whether the work of the state has begun; it waits until every instance has been looked for.
     pub(crate) begun: bool,
     pub(crate) deadline: Option<Instant>,
+    /// What of earlier releases stays on disk.
+    pub(crate) kept: Kept,
     /// A state that the disk had no room for: its findings and text.
     pub(crate) unrecorded: Option<(Findings, String)>,
 }
@@ -182,8 +185,16 @@ impl Agent {
             let damaged = |e: serde_json::Error| WriteError::Broken(format!("{}: {e}", record.number));
             let request = serde_json::from_str(&record.request).map_err(damaged)?;
             tracing::info!(release = %record.number, state = %record.state, "taking over");
-            let current =
-                Current { record, request, decided_ns: None, begun: false, deadline: None, unrecorded: None };
+            let kept = self.kept(&record).await?;
+            let current = Current {
+                record,
+                request,
+                decided_ns: None,
+                begun: false,
+                deadline: None,
+                kept,
+                unrecorded: None,
+            };
             self.current = Some(current);
             self.ensure_stamps().await?;
             self.believe_the_gateway().await?;

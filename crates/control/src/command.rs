@@ -125,8 +125,16 @@ impl Agent {
         let _ = reply.send(Ok(Accepted { number: record.number }));
         self.crash.recorded(record.number, &record.state);
         let decided_ns = Some(monotonic_ns());
-        self.current =
-            Some(Current { record, request, decided_ns, begun: false, deadline: None, unrecorded: None });
+        let kept = self.kept(&record).await?;
+        self.current = Some(Current {
+            record,
+            request,
+            decided_ns,
+            begun: false,
+            deadline: None,
+            kept,
+            unrecorded: None,
+        });
         self.tell_news();
         self.enter();
         Ok(())

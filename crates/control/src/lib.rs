@@ -21,6 +21,8 @@ mod work;
 
 mod resolve;
 
+mod retention;
+
 mod stamp;
 
 mod instance;

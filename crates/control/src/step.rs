@@ -36,6 +36,10 @@ impl Agent {
             }
         };
         if state == from {
+            // Tried again, with all the time it has.
+            if let Some(current) = &mut self.current {
+                current.record.state_since_ms = unix_ms();
+            }
             self.enter();
             return Ok(());
         }
@@ -209,6 +213,7 @@ impl Agent {
             state,
             folder: self.folder.clone(),
             name: current.record.name.clone(),
+            kept: current.kept.clone(),
             request: current.request.clone(),
             router: self.router.clone(),
             table: serial,

@@ -2,6 +2,7 @@
 //! everything it does may be done again.
 
 use crate::resolve;
+use crate::retention::Kept;
 use crate::router::{Router, RouterView};
 use crate::stamp::StampWatch;
 use api::folder::StateFolder;
@@ -20,6 +21,7 @@ pub(crate) struct Work {
     pub(crate) state: State,
     pub(crate) folder: StateFolder,
     pub(crate) name: String,
+    pub(crate) kept: Kept,
     pub(crate) request: ReleaseRequest,
     pub(crate) router: Router,
     /// The serial of this state's table.
@@ -96,7 +98,11 @@ impl Work {
 
     async fn resolve(&self) -> Outcome {
         let (folder, name, request) = (self.folder.clone(), self.name.clone(), self.request.clone());
-        let work = tokio::task::spawn_blocking(move || resolve::resolve(&folder, name, request));
+        let kept = self.kept.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            kept.clean(&folder);
+            resolve::resolve(&folder, name, request)
+        });
         match work.await {
             Ok(Ok(release)) => {
                 let text = format!("resolved as {}", release.digest.short());

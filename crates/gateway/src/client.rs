@@ -68,6 +68,7 @@ pub(crate) struct Client {
     deadline: Cell<u64>,
     passed: Cell<bool>,
     nudge: RefCell<Option<(Arc<Nudge>, Waker)>>,
+    stalled: Cell<bool>,
     heads: Cell<u64>,
     taken: Cell<u64>,
     finished: Cell<u64>,
@@ -97,6 +98,7 @@ impl Client {
             deadline: Cell::new(u64::MAX),
             passed: Cell::new(false),
             nudge: RefCell::default(),
+            stalled: Cell::new(false),
             heads: Cell::new(0),
             taken: Cell::new(0),
             finished: Cell::new(0),
@@ -171,6 +173,10 @@ impl Client {
         self.with_nudge(|nudge, _| nudge.begin());
         let result = poll(cx);
         self.with_nudge(|nudge, _| nudge.end());
+        // hyper does not read again before there is something to read, so nobody else sees the wait begin.
+        if self.phase.get() == Phase::Answer && !self.busy() && !self.stalled.get() {
+            self.arm(Phase::Idle, limits::KEEP_ALIVE);
+        }
         result
     }
 
@@ -191,6 +197,11 @@ impl Client {
         if let Some((nudge, waker)) = &*self.nudge.borrow() {
             with(nudge, waker);
         }
+    }
+
+    /// Whether the client leaves what was last written to it untaken.
+    pub(crate) fn set_stalled(&self, stalled: bool) {
+        self.stalled.set(stalled);
     }
 
     /// Whether a head was handed on whose exchange has not ended.

@@ -153,6 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
 
     /// What a client that does not take its answer gets, and how one that does is given more time.
     fn poll_written(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.client.set_stalled(result.is_pending());
         if self.client.phase() == Phase::Answer {
             if result.is_ready() {
                 self.client.touch();

@@ -7,6 +7,7 @@
 use api::folder::StateFolder;
 use model::name::Digest;
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -220,6 +221,27 @@ pub fn sweep(folder: &StateFolder) -> io::Result<usize> {
         return Ok(0);
     }
     attempt::remove_dead(&artifacts)
+}
+
+/// Removes every stored artifact that is not in `keep`, and what [`sweep`] removes; says how many. Not to be
+/// called while one is being stored that is not in `keep`.
+///
+/// # Errors
+/// When the store cannot be read or something in it cannot be removed.
+pub fn retain(folder: &StateFolder, keep: &BTreeSet<Digest>) -> io::Result<usize> {
+    sweep(folder)?;
+    let kept: BTreeSet<&str> = keep.iter().map(Digest::hex).collect();
+    for entry in std::fs::read_dir(folder.artifacts())? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        // What has another kind of name is not ours to judge.
+        let stored = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+        if stored && !kept.contains(name) {
+            // It loses its name first: half an artifact never has one.
+            std::fs::rename(&path, path.with_file_name(format!("{}removed-{name}", attempt::ATTEMPT)))?;
+        }
+    }
+    sweep(folder)
 }
 
 fn write_error(path: &Path, cause: io::Error) -> StoreError {

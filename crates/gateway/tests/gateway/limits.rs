@@ -230,3 +230,17 @@ fn slow_heads_are_given_up() {
         is(&browser.answer(), 408, "head-timeout");
     }
 }
+
+#[test]
+fn an_idle_connection_outlives_the_pauses_a_body_may_make() {
+    let upstream = Upstream::named("ok");
+    let gateway = with(&upstream, |stamp| stamp.settings.limits.idle_timeout = Duration::from_millis(50));
+    let mut idle = gateway.browse();
+    idle.send(get("/"));
+    assert_eq!(idle.answer().text(), "ok");
+    // Another connection is cut for its pause; the idle one, older, is not.
+    let answer = gateway.ask("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n12345");
+    is(&answer, 408, "body-timeout");
+    idle.send(get("/"));
+    assert_eq!(idle.answer().text(), "ok");
+}

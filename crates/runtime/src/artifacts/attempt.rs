@@ -7,8 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Marks a folder that is being filled. No digest begins with a dot.
-const ATTEMPT: &str = ".attempt-";
+/// Marks a folder that is being filled, or removed. No digest begins with a dot.
+pub(super) const ATTEMPT: &str = ".attempt-";
 
 /// A folder that is being filled. Dropped without [`Attempt::finish`] it is removed.
 pub(super) struct Attempt {

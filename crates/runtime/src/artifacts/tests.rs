@@ -331,3 +331,20 @@ fn a_command_is_found_as_a_shell_finds_it() {
         }
     }
 }
+
+#[test]
+fn what_is_not_kept_is_removed_and_the_rest_is_whole() {
+    let place = Place::new();
+    let kept = place.store(&place.source("app")).unwrap().digest;
+    let other = place.dir.path().join("other");
+    fs::write(&other, "another").unwrap();
+    let dropped = place.store(&other).unwrap().digest;
+    fs::write(place.state.artifacts().join("notes"), "not ours").unwrap();
+    assert_eq!(retain(&place.state, &BTreeSet::from([kept.clone()])).unwrap(), 1);
+    assert!(!place.state.artifact(&dropped).exists());
+    assert!(place.attempts().is_empty());
+    assert!(place.state.artifacts().join("notes").exists());
+    verify(&place.state, &kept).unwrap();
+    assert_eq!(place.store(&other).unwrap().digest, dropped);
+    verify(&place.state, &dropped).unwrap();
+}
