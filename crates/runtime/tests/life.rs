@@ -16,12 +16,6 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-#[test]
-#[ignore = "the shim of the other tests, which start it as a process"]
-fn shim_process() {
-    place::be_the_shim();
-}
-
 /// What this process was itself started with and hands to every child: not the shim's doing.
 fn inheritable() -> BTreeSet<String> {
     const CLOSE_ON_EXEC: u32 = 0o2_000_000;

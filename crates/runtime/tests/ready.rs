@@ -15,12 +15,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-#[test]
-#[ignore = "the shim of the other tests, which start it as a process"]
-fn shim_process() {
-    place::be_the_shim();
-}
-
 /// Answers every request with STATUS; listens on ADDRESS and PORT. With LATE it first waits for that file.
 const SERVER: &str = r"
 import http.server, os, socket, time

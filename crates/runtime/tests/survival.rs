@@ -12,12 +12,6 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
-#[test]
-#[ignore = "the shim of the other tests, which start it as a process"]
-fn shim_process() {
-    place::be_the_shim();
-}
-
 const GRACE: Duration = Duration::from_secs(20);
 const SLEEP: &str = "exec sleep 1000";
 

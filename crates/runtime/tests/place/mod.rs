@@ -1,4 +1,4 @@
-//! A state folder of its own for each test, and instances in it whose shim is this test program.
+//! A state folder of its own for each test, and instances in it.
 
 #![expect(clippy::unwrap_used, reason = "a test helper: what fails here fails the test")]
 #![expect(dead_code, reason = "each test program uses a part of it")]
@@ -12,31 +12,24 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::future::Future;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long anything may take in a test. Reached only when the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The name of the test that is the shim when it gets a folder.
-const SHIM_TEST: &str = "shim_process";
-
-/// To be called by a test named `shim_process`: with a folder as the program's last argument it is the shim
-/// and does not return.
-pub(crate) fn be_the_shim() {
-    let folder = std::env::args_os().next_back().map(PathBuf::from);
-    if let Some(folder) = folder.filter(|folder| folder.is_absolute() && folder.is_dir()) {
-        let code = runtime::shim(&folder);
-        std::process::exit(i32::from(code != ExitCode::SUCCESS));
-    }
-}
-
-/// The command of the shim; the folder comes last.
+/// The command of the shim (`examples/shim.rs`, which cargo builds with the tests); the folder comes last.
 pub(crate) fn shim_command() -> Vec<OsString> {
+    // target/debug/deps/life-… → target/debug/examples/shim
     let own = std::env::current_exe().unwrap();
-    let arguments = ["--ignored", "--exact", SHIM_TEST, "--nocapture", "--test-threads=1"];
-    std::iter::once(own.into_os_string()).chain(arguments.map(OsString::from)).collect()
+    let shim = own.ancestors().nth(2).unwrap().join("examples/shim");
+    assert!(
+        shim.exists(),
+        "{} is missing: cargo test builds it unless only one test was asked for; cargo build -p runtime --examples",
+        shim.display()
+    );
+    vec![shim.into_os_string()]
 }
 
 /// Waits until something holds.
@@ -44,6 +37,7 @@ pub(crate) async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool)
     let deadline = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < deadline, "in vain: {what}");
+        // waits on a condition
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -84,6 +84,7 @@ async fn a_late_engine_charges_its_lateness_and_makes_the_run_invalid() {
     let stall = move |_: &Progress| {
         stalls += 1;
         if stalls == 1 {
+            // slow on purpose
             std::thread::sleep(Duration::from_millis(300));
         }
     };

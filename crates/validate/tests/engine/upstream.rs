@@ -99,6 +99,7 @@ async fn serve(mut stream: TcpStream, handler: &Handler, seen: &Mutex<Vec<Reques
             Reply::AnswerAndClose(status, body) => (answer(status, &body), false),
             Reply::Raw(bytes) => (bytes.as_bytes().to_vec(), false),
             Reply::Late(pause, status, body) => {
+                // slow on purpose
                 tokio::time::sleep(pause).await;
                 (answer(status, &body), true)
             }

@@ -230,6 +230,7 @@ pub(crate) async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool)
     let until = Instant::now() + DEADLINE;
     while !holds().await {
         assert!(Instant::now() < until, "in vain: {what}");
+        // waits on a condition
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
