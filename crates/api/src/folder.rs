@@ -4,7 +4,7 @@ use model::name::{ComponentName, Digest, EnvironmentName, InstanceId, StampId, W
 use model::workload::{Class, Listen};
 use serde::{Deserialize, Serialize};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The version of the folder's layout and of everything recorded in it. A newer one is refused by name.
@@ -25,8 +25,8 @@ pub struct Mark {
     pub class: Class,
     /// Where its gateway listens.
     pub listen: Listen,
-    /// The variables of whoever brought the environment up that its services may see, by name. None: the
-    /// usual few (`PATH`, `HOME`, `LANG` and the like).
+    /// Whether its services see all variables of whoever brought the environment up, or only the usual few
+    /// (`PATH`, `HOME`, `LANG` and the like).
     pub inherit_env: bool,
 }
 
@@ -118,6 +118,8 @@ impl StateFolder {
         ] {
             builder.create(folder)?;
         }
+        // It may have been there before, made by somebody for everybody.
+        std::fs::set_permissions(self.root(), std::fs::Permissions::from_mode(0o700))?;
         let text = serde_json::to_vec_pretty(mark).expect("a mark has string keys");
         replace_file(&self.mark(), &text)
     }

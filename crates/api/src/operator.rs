@@ -48,6 +48,8 @@ pub enum Source {
     Command {
         /// The folder it was given in.
         folder: PathBuf,
+        /// `PATH` of whoever gave it.
+        search_path: Option<String>,
     },
 }
 

@@ -49,6 +49,13 @@ impl Problem {
         Self { code, message: message.into(), hint: None }
     }
 
+    /// The same with a hint, if there is one.
+    #[must_use]
+    pub fn maybe_hint(mut self, hint: Option<String>) -> Self {
+        self.hint = hint;
+        self
+    }
+
     /// The same with a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

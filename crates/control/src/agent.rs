@@ -9,7 +9,7 @@ use crate::stamp::{PortBook, Stamp};
 use crate::step::since;
 use crate::work::Outcome;
 use api::folder::{Mark, MarkError, StateFolder};
-use api::gateway::Table;
+use api::gateway::{Persist, Table};
 use api::operator::{Accepted, ReleaseRequest};
 use api::problem::Problem;
 use model::machine::{Event, State};
@@ -31,7 +31,7 @@ const COMMAND_LIMIT: usize = 64;
 /// How long a gateway that does not answer may hold up a take-back before it is recorded all the same.
 pub(crate) const ACT_FIRST_LIMIT: Duration = Duration::from_secs(2);
 /// How soon a record that could not be written is tried again.
-const RECORD_AGAIN_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const RECORD_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What an agent needs to know.
 #[derive(Debug, Clone)]
@@ -108,8 +108,16 @@ pub(crate) struct Current {
     pub(crate) deadline: Option<Instant>,
     /// What of earlier releases stays on disk.
     pub(crate) kept: Kept,
-    /// A state that the disk had no room for: its findings and text.
-    pub(crate) unrecorded: Option<(Findings, String)>,
+    /// A state that the disk had no room for.
+    pub(crate) unrecorded: Option<Unrecorded>,
+}
+
+/// What is still to be recorded of the present state.
+pub(crate) struct Unrecorded {
+    pub(crate) findings: Findings,
+    pub(crate) text: String,
+    /// When it is tried again.
+    pub(crate) again_at: Instant,
 }
 
 pub(crate) struct Agent {
@@ -131,7 +139,7 @@ pub(crate) struct Agent {
     pub(crate) nudge: mpsc::Sender<()>,
     /// Rises with every record, for those who wait for events.
     pub(crate) news: watch::Sender<u64>,
-    pub(crate) wanted: Option<(u64, Table)>,
+    pub(crate) wanted: Option<(u64, Persist, Table)>,
     pub(crate) crash: CrashPoint,
 }
 
@@ -239,7 +247,8 @@ impl Agent {
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(io)?;
         loop {
             let deadline = self.current.as_ref().and_then(|current| current.deadline);
-            let record_again = self.current.as_ref().is_some_and(|current| current.unrecorded.is_some());
+            let unrecorded = self.current.as_ref().and_then(|current| current.unrecorded.as_ref());
+            let record_again = unrecorded.map(|unrecorded| unrecorded.again_at);
             // Everything awaited here is cancel-safe: what is not taken now is taken by the next turn.
             let happening = tokio::select! {
                 Some(command) = inbox.recv() => Happening::Command(command),
@@ -250,7 +259,7 @@ impl Agent {
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
                 () = until(deadline) => Happening::DeadlinePassed,
-                () = tokio::time::sleep(RECORD_AGAIN_AFTER), if record_again => Happening::RecordAgain,
+                () = until(record_again) => Happening::RecordAgain,
                 _ = terminate.recv() => Happening::Terminate,
             };
             match happening {

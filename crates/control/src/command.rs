@@ -1,6 +1,7 @@
 //! What an operator can ask of the agent.
 
 use crate::agent::{ACT_FIRST_LIMIT, Agent, AgentError, Current};
+use crate::resolve;
 use crate::server::Command;
 use crate::stamp::Stamp;
 use crate::status;
@@ -52,8 +53,21 @@ impl Agent {
             let _ = reply.send(Ok(Accepted { number: current.record.number }));
             return Ok(());
         }
+        if let Some((_, waiting)) = self.waiting.as_mut().filter(|(known, _)| known.key == request.key) {
+            // Whoever asked before has gone and asks again.
+            *waiting = reply;
+            return Ok(());
+        }
         if let Err(problem) = self.check(&request) {
             let _ = reply.send(Err(problem));
+            return Ok(());
+        }
+        // A release that cannot be is told so before the old stamp is given up for it.
+        let wanted = request.clone();
+        let found = tokio::task::spawn_blocking(move || resolve::sources_exist(&wanted)).await;
+        if let Ok(Err(error)) = found {
+            let _ =
+                reply.send(Err(Problem::new(Code::BadRequest, error.to_string()).maybe_hint(error.hint())));
             return Ok(());
         }
         match self.current.as_ref().map(|current| &current.record.state) {
@@ -91,8 +105,11 @@ impl Agent {
             return bad(format!("a release's name has 1 to {RELEASE_NAME_LIMIT} visible characters"));
         }
         if self.down || self.waiting.is_some() {
-            let doing = if self.down { "is going down" } else { "has another release waiting" };
-            return Err(Problem::new(Code::Conflict, format!("{environment} {doing}")));
+            let (doing, hint) = match self.down {
+                true => ("is going down, or half-way down", format!("mainstay down {environment}")),
+                false => ("has another release waiting", format!("mainstay status {environment}")),
+            };
+            return Err(Problem::new(Code::Conflict, format!("{environment} {doing}")).hint(hint));
         }
         match &self.current {
             Some(Current { record: ReleaseRecord { number, name, state, .. }, .. })
@@ -111,6 +128,12 @@ impl Agent {
         request: ReleaseRequest,
         reply: oneshot::Sender<Result<Accepted, Problem>>,
     ) -> Result<(), AgentError> {
+        self.record_again().await?;
+        if self.current.as_ref().is_some_and(|current| current.unrecorded.is_some()) {
+            let message = "the disk is full: the end of the release before is not recorded yet";
+            let _ = reply.send(Err(Problem::new(Code::Machine, message)));
+            return Ok(());
+        }
         let text = serde_json::to_string(&request).expect("a request has string keys and finite numbers");
         let created = self.records.create_release(request.name.clone(), self.active(), text, unix_ms()).await;
         let record = match created {
@@ -188,6 +211,13 @@ impl Agent {
             return;
         }
         self.down = true;
+        if let Some(current) = &mut self.current {
+            current.deadline = None;
+        }
+        if let Some((_, waiting)) = self.waiting.take() {
+            let message = format!("{} is going down", self.mark.environment);
+            let _ = waiting.send(Err(Problem::new(Code::Conflict, message)));
+        }
         let table = Table {
             preview_token: self.preview_token.clone(),
             trusted_proxies: self.mark.listen.trusted_proxies.clone(),

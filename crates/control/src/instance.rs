@@ -13,6 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// An instance that ran this long is started again at once; one that did not waits longer each time.
 const STEADY_AFTER: Duration = Duration::from_secs(10);
@@ -68,6 +69,9 @@ pub(crate) struct Plan {
     pub(crate) artifact: Artifact,
     /// The instances it uses, with the variable that gets their address.
     pub(crate) needs: Vec<Need>,
+    /// Whether the stamp has served: then an instance that is found and listens is ready, whatever its
+    /// readiness path says at this moment. It may be answering users.
+    pub(crate) served: bool,
     pub(crate) surroundings: Arc<Surroundings>,
 }
 
@@ -96,7 +100,15 @@ enum Life {
     /// It was wanted no longer.
     Stopped,
     /// It ended or did not get ready; `blameless` when a stranger had taken its port.
-    Over { text: String, blameless: bool },
+    Over { text: String, blameless: bool, was_ready: bool },
+}
+
+/// How a running process was come by.
+struct Found {
+    /// The addresses of what it needs, as it was told. None when an earlier agent told it.
+    needed: Option<BTreeMap<String, SocketAddr>>,
+    /// Whether an earlier agent had started it.
+    again: bool,
 }
 
 /// Keeps one instance as wanted, until it is stopped. `changed` is called after every change of the view.
@@ -112,26 +124,36 @@ pub(crate) async fn supervise(
     };
     let mut backoff = Duration::ZERO;
     let mut port_tries = 0;
+    let mut last_port = None;
     loop {
         let began = Instant::now();
         let life = match find(&plan).await {
-            Some(instance) => live(&plan, instance, &mut want, &publish).await,
+            Some(instance) => {
+                let needed = None;
+                live(&plan, instance, Found { needed, again: true }, &mut want, &publish).await
+            }
             None if *want.borrow() != Want::Run => break,
             None => {
                 publish(&|view| view.phase = Phase::Starting);
-                begin(&plan, &mut want, &publish).await
+                begin(&plan, last_port, &mut want, &publish).await
             }
         };
+        let port = view.borrow().port;
+        plan.surroundings.ports().release(port);
+        // Those who need it have its address in their environment: it keeps it where it can. A port on which
+        // it did not get ready is not tried again.
+        last_port = matches!(life, Life::Over { was_ready: true, .. }).then_some(port);
         let (text, blameless) = match life {
             Life::Stopped => break,
-            Life::Over { text, blameless } => (text, blameless),
+            Life::Over { text, blameless, .. } => (text, blameless),
         };
         port_tries += 1;
         if blameless && port_tries < PORT_TRIES {
             continue;
         }
         port_tries = 0;
-        tracing::warn!(instance = %plan.id, "{text}");
+        // The rest of it is in the instance's own log.
+        tracing::warn!(instance = %plan.id, "{}", text.lines().next().unwrap_or_default());
         publish(&|view| {
             view.phase = Phase::Down;
             view.pid = None;
@@ -174,33 +196,40 @@ async fn find(plan: &Plan) -> Option<Instance> {
 }
 
 /// Starts the instance and lives its life.
-async fn begin(plan: &Plan, want: &mut watch::Receiver<Want>, publish: &impl Fn(&dyn Fn(&mut View))) -> Life {
+async fn begin(
+    plan: &Plan,
+    last_port: Option<u16>,
+    want: &mut watch::Receiver<Want>,
+    publish: &impl Fn(&dyn Fn(&mut View)),
+) -> Life {
     let needed = tokio::select! {
         needed = addresses_of_needs(plan) => needed,
         () = stop_wanted(want) => return Life::Stopped,
     };
-    let over = |text: String| Life::Over { text, blameless: false };
-    let port = match plan.surroundings.ports().allocate() {
+    let over = |text: String| Life::Over { text, blameless: false, was_ready: false };
+    let port = match plan.surroundings.ports().allocate(last_port) {
         Ok(port) => port,
-        Err(error) => return over(error.to_string()),
+        Err(error) => return over(format!("{error}; hint: {}", error.hint())),
     };
+    publish(&|view| view.port = port);
     let start = match start_of(plan, port, &needed) {
         Ok(start) => start,
         Err(error) => return over(error.to_string()),
     };
-    publish(&|view| view.port = port);
-    let life = match plan.surroundings.driver.start(&start).await {
-        Ok(instance) => live(plan, instance, want, publish).await,
+    match plan.surroundings.driver.start(&start).await {
+        Ok(instance) => {
+            let needed = Some(needed);
+            live(plan, instance, Found { needed, again: false }, want, publish).await
+        }
         Err(error) => over(error.to_string()),
-    };
-    plan.surroundings.ports().release(port);
-    life
+    }
 }
 
 /// From a running process to its end.
 async fn live(
     plan: &Plan,
     instance: Instance,
+    found: Found,
     want: &mut watch::Receiver<Want>,
     publish: &impl Fn(&dyn Fn(&mut View)),
 ) -> Life {
@@ -211,31 +240,75 @@ async fn live(
         view.pid = Some(pid);
         view.port = port;
     });
-    tokio::select! {
-        ready = instance.ready(&plan.service.ready) => match ready {
-            Ok(address) => publish(&|view| view.phase = Phase::Ready(address)),
-            Err(not_ready) => {
-                // A port is checked before an instance is told it, and may be taken in between.
-                let blameless = match &not_ready {
-                    NotReady::Stranger { .. } => true,
-                    NotReady::Exited { .. } => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_err(),
-                    NotReady::Elsewhere { .. } | NotReady::Timeout { .. } => false,
-                };
-                stop(plan, &instance).await;
-                return Life::Over { text: not_ready.to_string(), blameless };
+    let end = tokio::select! {
+        ready = get_ready(plan, &instance, found.again) => match ready {
+            Ok(address) => {
+                publish(&|view| view.phase = Phase::Ready(address));
+                None
             }
+            Err(not_ready) => Some(never_ready(&not_ready, port)),
         },
-        () = stop_wanted(want) => {
-            stop(plan, &instance).await;
-            return Life::Stopped;
-        }
+        () = stop_wanted(want) => Some(Life::Stopped),
+    };
+    let end = match end {
+        Some(end) => end,
+        None => tokio::select! {
+            exit = instance.ended() => {
+                return Life::Over { text: describe_exit(&exit), blameless: false, was_ready: true };
+            }
+            () = need_moved(plan, found.needed) => {
+                let text = "what it needs has another address: it is started again with that".into();
+                Life::Over { text, blameless: true, was_ready: true }
+            }
+            () = stop_wanted(want) => Life::Stopped,
+        },
+    };
+    if let Life::Over { text, blameless: false, .. } = &end {
+        // The gateway hears of it before the process does.
+        publish(&|view| {
+            view.phase = Phase::Down;
+            view.last_exit = Some(text.clone());
+        });
     }
-    tokio::select! {
-        exit = instance.ended() => Life::Over { text: describe_exit(&exit), blameless: false },
-        () = stop_wanted(want) => {
-            stop(plan, &instance).await;
-            Life::Stopped
-        }
+    stop(plan, &instance).await;
+    end
+}
+
+async fn get_ready(plan: &Plan, instance: &Instance, again: bool) -> Result<SocketAddr, NotReady> {
+    if again
+        && plan.served
+        && let Some(address) = instance.listens().await
+    {
+        return Ok(address);
+    }
+    instance.ready(&plan.service.ready).await
+}
+
+fn never_ready(not_ready: &NotReady, port: u16) -> Life {
+    // A port is checked before an instance is told it, and may be taken in between.
+    let blameless = match not_ready {
+        NotReady::Stranger { .. } => true,
+        NotReady::Exited { .. } => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_err(),
+        NotReady::Elsewhere { .. } | NotReady::Timeout { .. } => false,
+    };
+    Life::Over { text: not_ready.to_string(), blameless, was_ready: false }
+}
+
+/// Waits until something this instance needs is ready at another address than it was told.
+async fn need_moved(plan: &Plan, needed: Option<BTreeMap<String, SocketAddr>>) {
+    let Some(needed) = needed else { return std::future::pending().await };
+    let told = |need: &Need| needed.get(need.address_as.as_ref()?).copied();
+    let moves = plan.needs.iter().filter_map(|need| Some((told(need)?, need.view.clone())));
+    let mut moves: JoinSet<()> = moves
+        .map(|(told, mut view)| async move {
+            let moved = |view: &View| view.ready().is_some_and(|address| address != told);
+            if view.wait_for(moved).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+        .collect();
+    if moves.join_next().await.is_none() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -8,17 +8,59 @@ use model::workload::Service;
 use runtime::artifacts;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// Why a release could not be resolved.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResolveError {
-    #[error("component {component}: {cause}; hint: {}", cause.hint())]
+    #[error("component {component}: {cause}")]
     Store { component: ComponentName, cause: artifacts::StoreError },
-    #[error("component {component}: {cause}{}", cause.hint().map(|hint| format!("; hint: {hint}")).unwrap_or_default())]
+    #[error("component {component}: {cause}")]
     Executable { component: ComponentName, cause: artifacts::ExecutableError },
+    #[error("component {component}: there is nothing at {}", path.display())]
+    Missing { component: ComponentName, path: PathBuf },
     #[error("component {0} has no artifact")]
     NoSource(ComponentName),
+}
+
+impl ResolveError {
+    /// What to do next.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store { cause, .. } => Some(cause.hint().to_owned()),
+            Self::Executable { cause, .. } => cause.hint(),
+            Self::Missing { .. } => {
+                Some("`artifact` of the component, or --artifact, names a file or folder".into())
+            }
+            Self::NoSource(_) => None,
+        }
+    }
+
+    /// The error with its hint, as the reason of a release.
+    pub(crate) fn text(&self) -> String {
+        match self.hint() {
+            Some(hint) => format!("{self}; hint: {hint}"),
+            None => self.to_string(),
+        }
+    }
+}
+
+/// Whether everything the request names is there. Blocking: executables are read.
+pub(crate) fn sources_exist(request: &ReleaseRequest) -> Result<(), ResolveError> {
+    for (component, service) in &request.configuration.services {
+        match request.sources.get(component) {
+            Some(Source::Path(path)) if path.symlink_metadata().is_ok() => {}
+            Some(Source::Path(path)) => {
+                return Err(ResolveError::Missing { component: component.clone(), path: path.clone() });
+            }
+            Some(Source::Command { folder, search_path }) => {
+                command(component, service, folder, search_path.as_deref())?;
+            }
+            None => return Err(ResolveError::NoSource(component.clone())),
+        }
+    }
+    Ok(())
 }
 
 /// Stores what the request names and hashes the release. Blocking: it copies files and waits for the disk.
@@ -35,14 +77,14 @@ pub(crate) fn resolve(
             Some(Source::Path(path)) => {
                 let digest = match stored.get(path) {
                     Some(digest) => digest.clone(),
-                    None => store(folder, path)
-                        .map_err(|cause| ResolveError::Store { component: component.clone(), cause })?,
+                    None => store(component, folder, path)?,
                 };
                 stored.insert(path.clone(), digest.clone());
                 Artifact::Stored { digest }
             }
-            Some(Source::Command { folder }) => command(service, folder)
-                .map_err(|cause| ResolveError::Executable { component: component.clone(), cause })?,
+            Some(Source::Command { folder, search_path }) => {
+                command(component, service, folder, search_path.as_deref())?
+            }
             None => return Err(ResolveError::NoSource(component.clone())),
         };
         resolved.insert(component.clone(), artifact);
@@ -51,15 +93,23 @@ pub(crate) fn resolve(
     Ok(Release { name, digest, artifacts: resolved, configuration: request.configuration })
 }
 
-fn store(folder: &StateFolder, path: &Path) -> Result<Digest, artifacts::StoreError> {
-    artifacts::store(folder, path, &|_| {}).map(|stored| stored.digest)
+fn store(component: &ComponentName, folder: &StateFolder, path: &Path) -> Result<Digest, ResolveError> {
+    let stored = artifacts::store(folder, path, &|_| {});
+    stored
+        .map(|stored| stored.digest)
+        .map_err(|cause| ResolveError::Store { component: component.clone(), cause })
 }
 
-fn command(service: &Service, folder: &Path) -> Result<Artifact, artifacts::ExecutableError> {
+fn command(
+    component: &ComponentName,
+    service: &Service,
+    folder: &Path,
+    search_path: Option<&str>,
+) -> Result<Artifact, ResolveError> {
     // The program's name has no values to fill in: `mainstay run` takes it literally.
     let program = service.run[0].render(|_| None).unwrap_or_default();
-    let path = std::env::var_os("PATH");
-    let (executable, digest) = artifacts::executable(&program, folder, path.as_deref())?;
+    let (executable, digest) = artifacts::executable(&program, folder, search_path.map(OsStr::new))
+        .map_err(|cause| ResolveError::Executable { component: component.clone(), cause })?;
     Ok(Artifact::Command { digest, executable, folder: folder.to_owned() })
 }
 

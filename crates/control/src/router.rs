@@ -91,10 +91,11 @@ impl Router {
     pub(crate) async fn drained(&self, stamp: StampId, patience: Duration) -> u64 {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
-            let state = self.look().await;
-            // A gateway that was started again has nothing in flight on a slot it never had.
-            let slot = state.and_then(|state| state.closed.into_iter().find(|slot| slot.stamp == stamp));
-            let left = slot.map_or(0, |slot| slot.in_flight);
+            // One that does not answer may well have requests in flight. One that was started again has none
+            // on a slot it never had.
+            let left = self.look().await.map_or(1, |state| {
+                state.closed.iter().filter(|slot| slot.stamp == stamp).map(|slot| slot.in_flight).sum()
+            });
             if left == 0 || tokio::time::Instant::now() >= deadline {
                 return left;
             }

@@ -7,6 +7,7 @@ use model::name::{ComponentName, EnvironmentName, FenceToken, InstanceId, StampI
 use runtime::Driver;
 use runtime::ports::{NoPort, Ports};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -42,8 +43,15 @@ impl PortBook {
         Self { ports, taken: BTreeSet::new() }
     }
 
-    pub(crate) fn allocate(&mut self) -> Result<u16, NoPort> {
-        let port = self.ports.allocate(&self.taken)?;
+    /// A free port: `last`, where it is one.
+    pub(crate) fn allocate(&mut self, last: Option<u16>) -> Result<u16, NoPort> {
+        let free = |port: &u16| {
+            !self.taken.contains(port) && TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()
+        };
+        let port = match last.filter(free) {
+            Some(last) => last,
+            None => self.ports.allocate(&self.taken)?,
+        };
         self.taken.insert(port);
         Ok(port)
     }
@@ -70,13 +78,14 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// Finds every instance, and starts it where it is wanted to run. `changed` hears of every change of an instance; a full queue means
+    /// Finds every instance, and starts it where it is wanted to run. `served`: see [`Plan`]. `changed` hears of every change of an instance; a full queue means
     /// that it is about to look anyway.
     pub(crate) fn run(
         id: StampId,
         release: Arc<Release>,
         surroundings: &Arc<Surroundings>,
         want: Want,
+        served: bool,
         changed: &mpsc::Sender<()>,
     ) -> Self {
         let (want, wanted) = watch::channel(want);
@@ -104,7 +113,7 @@ impl Stamp {
             let needs = service.needs.iter().map(need).collect();
             instances.push((instance.clone(), sender.subscribe()));
             let surroundings = Arc::clone(surroundings);
-            let plan = Plan { id: instance, service, artifact, needs, surroundings };
+            let plan = Plan { id: instance, service, artifact, needs, served, surroundings };
             let changed = changed.clone();
             let nudge = move || {
                 let _ = changed.try_send(());
@@ -132,6 +141,14 @@ impl Stamp {
     /// Whether every instance may get requests.
     pub(crate) fn ready(&self) -> bool {
         self.views().all(|(_, view)| view.ready().is_some())
+    }
+
+    /// Whether every instance is ready, some one has failed, or neither yet.
+    pub(crate) fn readiness(&self) -> Result<bool, String> {
+        match self.views().find(|(_, view)| view.phase == Phase::Down) {
+            Some((id, view)) => Err(format!("{id} {}", view.last_exit.unwrap_or_default())),
+            None => Ok(self.ready()),
+        }
     }
 
     /// Whether some instance may get requests.

@@ -1,14 +1,14 @@
 //! One step of the release machine: what is recorded, what the gateway is told, what runs, what is done.
 
-use crate::agent::{ACT_FIRST_LIMIT, Agent, AgentError};
+use crate::agent::{ACT_FIRST_LIMIT, Agent, AgentError, RECORD_AGAIN_AFTER, Unrecorded};
 use crate::instance::Want;
 use crate::router::RouterView;
 use crate::stamp::{Stamp, Surroundings};
-use crate::work::Work;
+use crate::work::{Outcome, Work};
 use api::clock::{monotonic_ns, unix_ms};
 use api::gateway::{Persist, Table, TableInstance, TableStamp};
 use model::artifact::Release;
-use model::machine::{self, Event, Order, Side, State};
+use model::machine::{self, Event, Order, ReasonKind, Side, State};
 use model::name::StampId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,16 +88,29 @@ impl Agent {
         self.records.transition(number, state.clone(), findings.clone(), text.into(), unix_ms()).await
     }
 
+    /// Remembers what the disk had no room for, together with what it had no room for before.
     fn set_unrecorded(&mut self, findings: Findings, text: String) {
-        if let Some(current) = &mut self.current {
-            current.unrecorded = Some((findings, text));
-        }
+        let Some(current) = &mut self.current else { return };
+        let (findings, text) = match current.unrecorded.take() {
+            None => (findings, text),
+            Some(before) => {
+                let Findings { release, switch_ns, rollback_ns } = before.findings;
+                let merged = Findings {
+                    release: findings.release.or(release),
+                    switch_ns: findings.switch_ns.or(switch_ns),
+                    rollback_ns: findings.rollback_ns.or(rollback_ns),
+                };
+                (merged, format!("{}; {text}", before.text))
+            }
+        };
+        let again_at = Instant::now() + RECORD_AGAIN_AFTER;
+        current.unrecorded = Some(Unrecorded { findings, text, again_at });
     }
 
     /// Tries again what the disk had no room for.
     pub(crate) async fn record_again(&mut self) -> Result<(), AgentError> {
         let Some(current) = &mut self.current else { return Ok(()) };
-        let Some((findings, text)) = current.unrecorded.take() else { return Ok(()) };
+        let Some(Unrecorded { findings, text, .. }) = current.unrecorded.take() else { return Ok(()) };
         let state = current.record.state.clone();
         match self.record(&state, &findings, &text).await {
             Ok(()) => self.tell_news(),
@@ -139,7 +152,9 @@ impl Agent {
                 false => continue,
             };
             let Some(release) = self.release_of(id).await? else { continue };
-            let stamp = Stamp::run(id, release.clone(), &self.surroundings(&release), want, &self.nudge);
+            let served = side == Side::Old || machine::serving(&state) == Side::Candidate;
+            let surroundings = self.surroundings(&release);
+            let stamp = Stamp::run(id, release, &surroundings, want, served, &self.nudge);
             self.stamps.insert(id, stamp);
         }
         self.stamps.retain(|id, stamp| {
@@ -187,26 +202,29 @@ impl Agent {
         self.begin_work();
     }
 
-    /// Begins the work of the present state, unless an instance that may be serving has not been looked for:
-    /// then the gateway is left as it is until it has.
+    /// Begins the work of the present state, unless it has to wait: for instances that may be serving and have
+    /// not been looked for, and for those of a candidate that is to be offered.
     fn begin_work(&mut self) {
         let Some(current) = &self.current else { return };
+        if self.down {
+            return;
+        }
         let state = current.record.state.clone();
+        if matches!(state, State::Verifying | State::Switching)
+            && let Some(candidate) = self.stamps.get(&current.record.number.stamp())
+        {
+            match candidate.readiness() {
+                Ok(true) => {}
+                Ok(false) => return,
+                // Whatever smoke has said of it before.
+                Err(text) => {
+                    self.work.spawn(async move { Outcome::failed(ReasonKind::NotReady, text) });
+                    return self.work_has_begun();
+                }
+            }
+        }
         let Some(table) = self.table(&state) else { return };
-        let persist = match &state {
-            State::Switching => Persist::First,
-            State::Planned
-            | State::Provisioning
-            | State::Verifying
-            | State::Promoted
-            | State::TakingBack { .. }
-            | State::Retiring
-            | State::Done
-            | State::Aborting { .. }
-            | State::Refused { .. }
-            | State::RolledBack { .. } => Persist::After,
-        };
-        let serial = self.want(table, persist);
+        let serial = self.want(table, persist_of(&state));
         let watch = |id: Option<StampId>| id.and_then(|id| Some((id, self.stamps.get(&id)?.watch())));
         let current = self.current.as_ref().expect("it was there above");
         let work = Work {
@@ -223,6 +241,10 @@ impl Agent {
             http: self.mark.listen.http,
         };
         self.work.spawn(work.perform());
+        self.work_has_begun();
+    }
+
+    fn work_has_begun(&mut self) {
         if let Some(current) = &mut self.current {
             current.begun = true;
         }
@@ -246,18 +268,18 @@ impl Agent {
         if !current.begun {
             self.begin_work();
         } else if let Some(table) = self.table(&current.record.state) {
-            self.want(table, Persist::After);
+            let persist = persist_of(&current.record.state);
+            self.want(table, persist);
         }
     }
 
     /// Wants a table, unless it is the one that is wanted already. Gives its serial.
     fn want(&mut self, table: Table, persist: Persist) -> u64 {
         match &self.wanted {
-            // A table that has to be on disk before it acts is brought again.
-            Some((serial, wanted)) if *wanted == table && persist == Persist::After => *serial,
+            Some((serial, how, wanted)) if *wanted == table && *how == persist => *serial,
             _ => {
                 let serial = self.router.want(table.clone(), persist);
-                self.wanted = Some((serial, table));
+                self.wanted = Some((serial, persist, table));
                 serial
             }
         }
@@ -300,6 +322,23 @@ fn table_stamp(stamp: &Stamp) -> TableStamp {
         name: stamp.release.name.clone(),
         instances: instances.collect(),
         settings: configuration.gateway.clone(),
+    }
+}
+
+/// A table that gives a stamp users is on disk before it acts; every other acts whatever the disk says.
+fn persist_of(state: &State) -> Persist {
+    match state {
+        State::Switching => Persist::First,
+        State::Planned
+        | State::Provisioning
+        | State::Verifying
+        | State::Promoted
+        | State::TakingBack { .. }
+        | State::Retiring
+        | State::Done
+        | State::Aborting { .. }
+        | State::Refused { .. }
+        | State::RolledBack { .. } => Persist::After,
     }
 }
 

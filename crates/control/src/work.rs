@@ -50,7 +50,7 @@ impl Outcome {
         Self { event: Some(event), text: text.into(), release: None, routed: None }
     }
 
-    fn failed(kind: ReasonKind, text: String) -> Self {
+    pub(crate) fn failed(kind: ReasonKind, text: String) -> Self {
         let reason = Reason { kind, text: text.clone() };
         Self::event(Event::Failed { reason }, text)
     }
@@ -108,7 +108,7 @@ impl Work {
                 let text = format!("resolved as {}", release.digest.short());
                 Outcome { release: Some(release), ..Outcome::event(Event::Resolved, text) }
             }
-            Ok(Err(error)) => Outcome::failed(ReasonKind::Artifact, error.to_string()),
+            Ok(Err(error)) => Outcome::failed(ReasonKind::Artifact, error.text()),
             Err(error) => Outcome::failed(ReasonKind::Artifact, error.to_string()),
         }
     }

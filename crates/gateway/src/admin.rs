@@ -60,7 +60,7 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, reach: Reach) -> Response<Full<Bytes>> {
+    async fn answer(self: Rc<Self>, request: Request<Incoming>, reach: Reach) -> Response<Full<Bytes>> {
         let method = request.method().clone();
         match (request.uri().path(), reach) {
             ("/v1/table", Reach::Agent) if method == Method::PUT => self.put_table(request).await,
@@ -78,7 +78,7 @@ impl Admin {
         }
     }
 
-    async fn put_table(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn put_table(self: Rc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let refused = |code, message: String| refuse(&Problem::new(code, message));
         let text = match Limited::new(request.into_body(), ADMIN_BYTES).collect().await {
             Ok(text) => text.to_bytes(),
@@ -88,9 +88,11 @@ impl Admin {
             Ok(put) => put,
             Err(cause) => return refused(Code::BadRequest, format!("this is no table: {cause}")),
         };
-        match self.applier.put(put).await {
-            Ok(applied) => json(StatusCode::OK, &applied),
-            Err(problem) => refuse(&problem),
+        // An agent that goes away must not leave a table between disk and memory: it is taken on in any case.
+        match tokio::task::spawn_local(async move { self.applier.put(put).await }).await {
+            Ok(Ok(applied)) => json(StatusCode::OK, &applied),
+            Ok(Err(problem)) => refuse(&problem),
+            Err(cause) => refused(Code::Machine, format!("taking on the table broke off: {cause}")),
         }
     }
 

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
@@ -92,6 +93,14 @@ pub fn run(options: Options) -> Result<(), RunError> {
 /// # Errors
 /// As [`run`].
 pub fn run_until(options: Options, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    run_draining(options, stop, DRAIN_TIME)
+}
+
+fn run_draining(
+    options: Options,
+    stop: impl Future<Output = ()>,
+    drain_time: Duration,
+) -> Result<(), RunError> {
     raise_open_files();
     let folder = &options.folder;
     for path in [folder.run(), folder.logs()] {
@@ -116,7 +125,17 @@ pub fn run_until(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         .map_err(RunError::Machine)?;
     let (crew, threads) = hire(workers, &shared, &lines)?;
     drop(lines);
-    let outcome = runtime.block_on(serve(options, Admin::new(shared, applier), crew, threads, stop));
+    let admin = Admin::new(shared, applier);
+    let socket = options.folder.gateway_socket();
+    let outcome = runtime.block_on(async {
+        let crew = Rc::new(crew);
+        let accepting = listen(options, &admin, &crew)?;
+        stop.await;
+        admin.draining.set(true);
+        drain(accepting, &crew, threads, drain_time).await;
+        Ok(())
+    });
+    let _ = fs::remove_file(socket);
     // Connections of the admin protocol end here; then the writer has nobody left to write for.
     drop(runtime);
     let _ = writer.join();
@@ -176,36 +195,38 @@ impl Drop for Alarm {
     }
 }
 
-async fn serve(
+/// Starts to listen everywhere. Returned are the tasks that accept users.
+fn listen(
     options: Options,
-    admin: Rc<Admin>,
-    crew: Crew,
-    hands: Vec<Hand>,
-    stop: impl Future<Output = ()>,
-) -> Result<(), RunError> {
-    let crew = Rc::new(crew);
+    admin: &Rc<Admin>,
+    crew: &Rc<Crew>,
+) -> Result<Vec<tokio::task::JoinHandle<()>>, RunError> {
     let mut accepting = Vec::new();
     for listener in options.http {
-        let listener = adopt(listener)?;
-        accepting.push(tokio::task::spawn_local(accept(listener, Rc::clone(&crew))));
+        accepting.push(tokio::task::spawn_local(accept(adopt(listener)?, Rc::clone(crew))));
     }
-    let socket = options.folder.gateway_socket();
-    let listener = bind(&socket)?;
-    tokio::task::spawn_local(accept_agent(listener, Rc::clone(&admin)));
+    let agent = bind(&options.folder.gateway_socket())?;
+    tokio::task::spawn_local(accept_agent(agent, Rc::clone(admin)));
     if let Some(listener) = options.admin {
-        tokio::task::spawn_local(accept_anybody(adopt(listener)?, Rc::clone(&admin)));
+        tokio::task::spawn_local(accept_anybody(adopt(listener)?, Rc::clone(admin)));
     }
-    stop.await;
+    Ok(accepting)
+}
 
-    admin.draining.set(true);
+/// Ends the accepting, then the workers: when they have nothing left, or cut after `drain_time`.
+async fn drain(
+    accepting: Vec<tokio::task::JoinHandle<()>>,
+    crew: &Crew,
+    hands: Vec<Hand>,
+    drain_time: Duration,
+) {
     for task in accepting {
         task.abort();
         // The listener is dropped with the task, before the workers are told.
         let _ = task.await;
     }
     crew.tell(|| Order::Drain);
-    let mut ends = Vec::new();
-    let mut threads = Vec::new();
+    let (mut ends, mut threads) = (Vec::new(), Vec::new());
     for Hand { thread, ended } in hands {
         ends.push(ended);
         threads.push(thread);
@@ -215,15 +236,13 @@ async fn serve(
             let _ = end.await;
         }
     };
-    if tokio::time::timeout(DRAIN_TIME, all).await.is_err() {
+    if tokio::time::timeout(drain_time, all).await.is_err() {
         crew.tell(|| Order::Cut);
     }
     // The workers have ended, or do so at once.
     for thread in threads {
         let _ = thread.join();
     }
-    let _ = fs::remove_file(&socket);
-    Ok(())
 }
 
 fn adopt(listener: TcpListener) -> Result<tokio::net::TcpListener, RunError> {
@@ -313,5 +332,68 @@ fn raise_open_files() {
         if let Err(cause) = setrlimit(Resource::Nofile, limit) {
             tracing::warn!(%cause, "the limit on open files stays as it is");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stored::Stored;
+    use api::folder::STATE_VERSION;
+    use api::gateway::{Table, TableInstance, TableStamp};
+    use model::name::{ComponentName, FenceToken, ReleaseNumber};
+    use model::workload::{GatewayLimits, GatewaySettings};
+    use std::io::{Read as _, Write as _};
+
+    fn store_table(folder: &StateFolder, address: std::net::SocketAddr) {
+        let release = ReleaseNumber(1);
+        let settings = GatewaySettings {
+            default: ComponentName::new("a").unwrap(),
+            hosts: vec![],
+            access_log: true,
+            limits: GatewayLimits::default(),
+        };
+        let instances = vec![TableInstance { index: 0, address, pid: 1 }];
+        let stamp = TableStamp { stamp: release.stamp(), release, name: "r1".into(), instances, settings };
+        let table = Table {
+            preview_token: "t".into(),
+            trusted_proxies: vec![],
+            active: Some(stamp),
+            candidate: None,
+        };
+        let boot = stored::boot_id().unwrap();
+        stored::store(&folder.table(), &Stored { v: STATE_VERSION, boot, fence: FenceToken(1), table })
+            .unwrap();
+    }
+
+    #[test]
+    fn what_does_not_end_in_time_is_cut_and_noted() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = StateFolder::new(temp.path());
+        let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+        store_table(&folder, upstream.local_addr().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let options = Options { folder: folder.clone(), http: vec![listener], admin: None, workers: 1 };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let gateway = std::thread::spawn(move || {
+            let stop = async {
+                let _ = stopped.await;
+            };
+            run_draining(options, stop, Duration::from_millis(50))
+        });
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.write_all(b"GET /never HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        // The service has the request, and never answers.
+        let (mut socket, _) = upstream.accept().unwrap();
+        assert!(socket.read(&mut [0; 16]).unwrap() > 0);
+        stop.send(()).unwrap();
+        gateway.join().unwrap().unwrap();
+        let mut rest = Vec::new();
+        let _ = client.read_to_end(&mut rest);
+        assert!(rest.is_empty());
+        let line: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(folder.access_log()).unwrap()).unwrap();
+        assert_eq!((line["error"].as_str(), line["path"].as_str()), (Some("drain_cut"), Some("/never")));
     }
 }

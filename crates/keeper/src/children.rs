@@ -2,6 +2,7 @@
 
 use rustix::process::{Pid, Signal};
 use std::fs::{File, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -94,7 +95,7 @@ impl Shared {
         while self.pause(backoff) {
             let started = Instant::now();
             if let Err(error) = self.one_life(role, folder, logs, first) {
-                eprintln!("keeper: cannot start the {role}: {error}");
+                complain(format_args!("cannot start the {role}: {error}"));
             }
             first = false;
             backoff = next_backoff(backoff, started.elapsed());
@@ -116,7 +117,8 @@ impl Shared {
     }
 
     fn one_life(&self, role: &str, folder: &Path, logs: &Path, first: bool) -> std::io::Result<()> {
-        let log = open_log(&logs.join(format!("{role}.log")))?;
+        // A child without a log is better than no child.
+        let log = open_log(&logs.join(format!("{role}.log"))).or_else(|_| File::create("/dev/null"))?;
         // /proc/self/exe is this very program even when its file has been replaced meanwhile.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("mainstay").arg(role).arg("--state").arg(folder);
@@ -135,7 +137,7 @@ impl Shared {
         };
         let status = child.wait()?;
         if !self.lock().ending {
-            eprintln!("keeper: the {role} (pid {}) has ended: {status}", child.id());
+            complain(format_args!("the {role} (pid {}) has ended: {status}", child.id()));
         }
         Ok(())
     }
@@ -153,6 +155,12 @@ fn signal(pid: Option<u32>, signal: Signal) {
         // again before our thread has waited for it.
         let _ = rustix::process::kill_process(pid, signal);
     }
+}
+
+/// Says something in the keeper's log. `eprintln!` would panic where that is a file on a full disk, and with it
+/// the thread that starts a child again.
+fn complain(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "keeper: {text}");
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {

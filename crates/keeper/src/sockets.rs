@@ -10,6 +10,9 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+/// How many connections wait while a gateway is started again; the kernel caps it at net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
 /// One listening socket per address. Never SO_REUSEPORT: it would let a stranger of the same user take a
 /// share of the connections without a word, and closing one of the sockets would reset what queues in it.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ impl Sockets {
         for (name, address) in addresses {
             let Some(address) = address else { continue };
             let socket = TcpListener::bind(address).map_err(|cause| StartError::Listen { address, cause })?;
+            rustix::net::listen(&socket, BACKLOG)
+                .map_err(|cause| StartError::Listen { address, cause: cause.into() })?;
             named.push((name, socket));
         }
         Ok(Self { named })

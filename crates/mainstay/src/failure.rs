@@ -1,7 +1,9 @@
 //! What goes wrong, as it is shown: what failed with the value seen, a hint, an exit code.
 
+use crate::output::to_stderr;
 use api::client::CallError;
 use api::problem::{Code, Problem};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// The exit codes, as documented in `mainstay --help`.
@@ -86,14 +88,14 @@ impl Failure {
             let error = serde_json::json!({
                 "message": self.message, "hint": self.hint, "exit": self.exit.number(),
             });
-            println!("{}", serde_json::json!({ "error": error }));
+            let _ = writeln!(std::io::stdout(), "{}", serde_json::json!({ "error": error }));
         } else {
             match &self.picture {
-                Some(picture) => eprintln!("{picture}"),
-                None => eprintln!("error: {}", self.message),
+                Some(picture) => to_stderr(picture),
+                None => to_stderr(&format!("error: {}", self.message)),
             }
             if let Some(hint) = &self.hint {
-                eprintln!("hint: {hint}");
+                to_stderr(&format!("hint: {hint}"));
             }
         }
         self.exit.code()

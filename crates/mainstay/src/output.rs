@@ -12,7 +12,7 @@ impl Output {
     /// What is going on, for people. Silent with `--json`.
     pub(crate) fn say(self, text: impl AsRef<str>) {
         if !self.json {
-            eprintln!("{}", text.as_ref());
+            to_stderr(text.as_ref());
         }
     }
 
@@ -29,9 +29,9 @@ impl Output {
             return;
         }
         let width = commands.iter().map(|(_, command)| command.len()).max().unwrap_or(0);
-        eprintln!();
+        to_stderr("");
         for (what, command) in commands {
-            eprintln!("  {command:width$}   {what}");
+            to_stderr(&format!("  {command:width$}   {what}"));
         }
     }
 
@@ -51,7 +51,12 @@ impl Output {
     /// Ends a line that was written by [`Output::progress`].
     pub(crate) fn progress_over(self) {
         if !self.json && std::io::stderr().is_terminal() {
-            eprintln!();
+            to_stderr("");
         }
     }
+}
+
+/// A line on standard error. A reader that has gone, such as `head`, is not an error of ours.
+pub(crate) fn to_stderr(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

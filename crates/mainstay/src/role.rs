@@ -121,5 +121,11 @@ fn ended<E: std::error::Error>(role: &str, end: Result<(), E>) -> ExitCode {
 
 /// The keeper has pointed standard error at the role's log.
 fn log_to_stderr() {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        // A line that a full disk has no room for is lost; said again on standard error it would panic.
+        .log_internal_errors(false)
+        .init();
 }

@@ -314,7 +314,7 @@ pub fn runs(state: &State, side: Side) -> bool {
 
 /// How long artifacts may take to be stored.
 pub const RESOLVE_LIMIT: Duration = Duration::from_secs(600);
-/// How long smoke may take.
+/// How long smoke may take on each instance.
 pub const SMOKE_LIMIT: Duration = Duration::from_secs(60);
 /// How long the gateway may take to be told. It is restarted within milliseconds when it dies.
 pub const SWITCH_LIMIT: Duration = Duration::from_secs(30);
@@ -329,7 +329,10 @@ pub fn deadline(state: &State, configuration: &Configuration) -> Option<Duration
         State::Planned => Some(RESOLVE_LIMIT),
         // Services start one after the other where they need each other, so their times add up at worst.
         State::Provisioning => Some(services().map(|s| s.ready.timeout).sum::<Duration>() + DEADLINE_SLACK),
-        State::Verifying => Some(SMOKE_LIMIT),
+        State::Verifying => {
+            let service = configuration.services.get(&configuration.gateway.default);
+            Some(SMOKE_LIMIT * service.map_or(1, |service| service.instances) + DEADLINE_SLACK)
+        }
         State::Switching => Some(SWITCH_LIMIT),
         State::Promoted => Some(configuration.policy.keep_old),
         State::TakingBack { .. } | State::Retiring | State::Aborting { .. } => Some(drain()),

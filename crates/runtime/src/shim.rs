@@ -10,6 +10,15 @@
 //! Killed itself, the shim leaves the instance running: it is in a process group of its own and its output
 //! goes to a file.
 
+/// Says something on standard error. `eprintln!` would panic where that is a file on a full disk, and a shim has
+/// to go on.
+macro_rules! complain {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($argument)*);
+    }};
+}
+
 use crate::folder::{ShimFolder, sign_lock};
 use crate::process::{self, Family};
 use api::PROTOCOL_VERSION;
@@ -59,7 +68,7 @@ pub fn shim(folder: &Path) -> ExitCode {
     match live(folder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("the shim in {} failed: {error}", folder.display());
+            complain!("the shim in {} failed: {error}", folder.display());
             ExitCode::FAILURE
         }
     }
@@ -161,7 +170,7 @@ fn refuse(folder: &ShimFolder, reason: String) -> Result<(), ShimError> {
         Exit { v: PROTOCOL_VERSION, code: None, signal: None, not_started: Some(reason), asked: false };
     let written = folder.write_exit(&exit).map_err(ShimError::Exit);
     // Goes where the driver looks when there is no exit.json.
-    written.inspect_err(|_| eprintln!("{}", exit.not_started.unwrap_or_default()))
+    written.inspect_err(|_| complain!("{}", exit.not_started.unwrap_or_default()))
 }
 
 /// An instance that nobody can be told of must not run: it would hold its port and nobody would stop it.
@@ -261,7 +270,7 @@ fn look_after(shared: &Arc<Shared>, door: UnixListener, log: PathBuf) -> Result<
     let listening = spawn("door", move || serve::serve(&answering, &door));
     for failed in [ticking.err(), listening.err()].into_iter().flatten() {
         // Without its threads the shim still keeps the exit status, which nobody else can.
-        eprintln!("a thread could not be started: {failed}");
+        complain!("a thread could not be started: {failed}");
     }
     let written = reap(shared);
     let mut state = shared.state();
@@ -305,7 +314,7 @@ fn reap(shared: &Shared) -> io::Result<()> {
             // Before anybody is told, so that who is told finds it.
             written = shared.folder.write_exit(exit);
             if let Err(cause) = &written {
-                eprintln!("exit.json could not be written: {cause}");
+                complain!("exit.json could not be written: {cause}");
             }
         }
         shared.changed.notify_all();
@@ -329,7 +338,7 @@ fn tick(shared: &Shared, log: &Path) {
             look_at = now + LOG_LOOK;
             drop(state);
             if let Err(cause) = rotate::rotate(log) {
-                eprintln!("{} could not be shortened: {cause}", log.display());
+                complain!("{} could not be shortened: {cause}", log.display());
             }
             state = shared.state();
             continue;

@@ -1,6 +1,8 @@
 //! Group commit: the one thread that writes to one SQLite file.
 
 use rusqlite::{Connection, ErrorCode, Transaction};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -108,6 +110,9 @@ pub fn open(
         return Err(OpenError::Sqlite { found });
     }
     let unusable = |cause| OpenError::Unusable { path: path.to_owned(), cause };
+    // SQLite gives the files beside it the mode of this one.
+    let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    made.map_err(|e| unusable(rusqlite::Error::ToSqlConversionFailure(Box::new(e))))?;
     let mut connection = Connection::open(path).map_err(unusable)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(unusable)?;
     // The version is read before anything is written, so that a newer file is left as it is.
@@ -294,6 +299,18 @@ mod tests {
         limit(1_000_000).await.unwrap();
         insert(&writer, 3, 100_000).await.unwrap();
         assert_eq!(count(&writer).await, there + 1);
+    }
+
+    #[tokio::test]
+    async fn the_files_are_their_owners_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let writer = numbers(folder.path());
+        insert(&writer, 1, 1).await.unwrap();
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
+        }
     }
 
     #[tokio::test]

@@ -92,10 +92,21 @@ fn encode<T: Serialize>(it: &T) -> String {
 }
 
 fn decode<T: DeserializeOwned>(text: &str) -> rusqlite::Result<T> {
-    let broken = |e: serde_json::Error| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e))
-    };
+    let text_column = rusqlite::types::Type::Text;
+    let broken =
+        |e: serde_json::Error| rusqlite::Error::FromSqlConversionFailure(0, text_column, Box::new(e));
+    // The version is read first: a newer record may have another shape.
+    let version: Version = serde_json::from_str(text).map_err(broken)?;
+    if version.v > RECORD_VERSION {
+        let newer = format!("a record of version {}, this mainstay knows {RECORD_VERSION}", version.v);
+        return Err(rusqlite::Error::FromSqlConversionFailure(0, text_column, newer.into()));
+    }
     serde_json::from_str::<Versioned<T>>(text).map(|record| record.it).map_err(broken)
+}
+
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
 }
 
 impl Records {

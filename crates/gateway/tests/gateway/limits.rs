@@ -244,3 +244,15 @@ fn an_idle_connection_outlives_the_pauses_a_body_may_make() {
     idle.send(get("/"));
     assert_eq!(idle.answer().text(), "ok");
 }
+
+#[test]
+fn idle_upstream_connections_are_closed_and_the_client_s_is_not() {
+    let upstream = Upstream::named("ok");
+    let gateway = Gateway::serving(&upstream);
+    let mut browser = gateway.browse();
+    for round in 1..=2 {
+        browser.send(get("/"));
+        assert_eq!(browser.answer().text(), "ok");
+        wait_for("the upstream connection to be closed", || (upstream.ended() == round).then_some(()));
+    }
+}

@@ -8,6 +8,7 @@ use model::name::{ComponentName, FenceToken, ReleaseNumber};
 use model::workload::{GatewayLimits, GatewaySettings};
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -292,6 +293,7 @@ pub(crate) fn ok(body: &str) -> Reply {
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    ended: Arc<AtomicUsize>,
 }
 
 type Script = dyn Fn(&Seen, &mut TcpStream) -> Reply + Send + Sync;
@@ -303,16 +305,21 @@ impl Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
+        let ended = Arc::new(AtomicUsize::new(0));
         let (all, script): (_, Arc<Script>) = (Arc::clone(&seen), Arc::new(script));
+        let count = Arc::clone(&ended);
         // The threads end with the process: an upstream outlives its test by nothing but a blocked accept.
         std::thread::spawn(move || {
             for (number, socket) in listener.incoming().enumerate() {
                 let Ok(socket) = socket else { return };
-                let (all, script) = (Arc::clone(&all), Arc::clone(&script));
-                std::thread::spawn(move || converse(socket, number, &all, &*script));
+                let (all, script, count) = (Arc::clone(&all), Arc::clone(&script), Arc::clone(&count));
+                std::thread::spawn(move || {
+                    converse(socket, number, &all, &*script);
+                    count.fetch_add(1, Ordering::SeqCst);
+                });
             }
         });
-        Self { address, seen }
+        Self { address, seen, ended }
     }
 
     /// Says who it is.
@@ -323,6 +330,11 @@ impl Upstream {
     /// Everything it read so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// Connections that have ended.
+    pub(crate) fn ended(&self) -> usize {
+        self.ended.load(Ordering::SeqCst)
     }
 
     pub(crate) fn count(&self) -> usize {

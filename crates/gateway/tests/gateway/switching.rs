@@ -1,6 +1,6 @@
 //! Stamps change under load, and nobody notices.
 
-use crate::stage::{Gateway, Reply, Upstream, get, ok, put, stamp, stamp_at, wait_for};
+use crate::stage::{Gateway, Upstream, get, ok, put, stamp, stamp_at, wait_for};
 use model::name::StampId;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
@@ -294,36 +294,59 @@ fn idle_connections_do_not_hold_up_the_end() {
     assert!(used.closed() && fresh.closed());
 }
 
-#[test]
-fn a_request_whose_stamp_retires_while_it_connects_goes_to_the_next() {
-    // A listener that never accepts, with its backlog used up, keeps a connection waiting.
+/// A listener whose backlog is used up: further connections wait until it accepts.
+fn full_listener() -> (std::net::TcpListener, Vec<std::net::TcpStream>) {
     let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = full.local_addr().unwrap();
     rustix::net::listen(&full, 0).unwrap();
-    let _fill: Vec<_> = (0..3)
-        .map(|_| {
-            let timeout = std::time::Duration::from_millis(50);
-            std::net::TcpStream::connect_timeout(&address, timeout)
-        })
-        .collect();
-    let mut stuck = stamp_at(1, &[address]);
-    stuck.settings.limits.connect_timeout = std::time::Duration::from_secs(3);
+    let address = full.local_addr().unwrap();
+    let timeout = std::time::Duration::from_millis(50);
+    let fill = (0..3).filter_map(|_| std::net::TcpStream::connect_timeout(&address, timeout).ok());
+    let fill = fill.collect();
+    (full, fill)
+}
+
+/// Sends a POST that waits for a connection to `stuck`, then puts a table with another stamp; returns the answer.
+fn retire_while_connecting(stuck: &api::gateway::TableStamp, then: impl FnOnce()) {
     let gateway = Gateway::start();
-    gateway.activate(&stuck);
+    gateway.activate(stuck);
     let mut browser = gateway.browse();
     browser.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi");
     wait_for("the request to claim the stamp", || (gateway.state().in_flight == 1).then_some(()));
-    let next = Upstream::start(|seen, _| {
-        Reply::Send(
-            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", seen.body.len())
-                .into_bytes()
-                .into_iter()
-                .chain(seen.body.clone())
-                .collect(),
-        )
-    });
+    let next = Upstream::start(|seen, _| ok(std::str::from_utf8(&seen.body).unwrap()));
     gateway.activate(&stamp(2, &[&next]));
+    then();
     let answer = browser.answer();
-    assert_eq!((answer.status, answer.text()), (200, "hi"));
-    assert_eq!(gateway.state().failed, 0);
+    assert_eq!((answer.status, answer.text(), next.count()), (200, "hi", 1));
+    let state = gateway.state();
+    assert_eq!((state.failed, state.closed.iter().map(|slot| slot.in_flight).sum::<u64>()), (0, 0));
+}
+
+#[test]
+fn a_request_whose_stamp_retires_while_it_fails_to_connect_goes_to_the_next() {
+    let (full, _fill) = full_listener();
+    let mut stuck = stamp_at(1, &[full.local_addr().unwrap()]);
+    stuck.settings.limits.connect_timeout = std::time::Duration::from_secs(2);
+    retire_while_connecting(&stuck, || {});
+}
+
+#[test]
+fn a_request_whose_stamp_retires_before_it_has_connected_goes_to_the_next() {
+    let (full, fill) = full_listener();
+    let mut stuck = stamp_at(1, &[full.local_addr().unwrap()]);
+    stuck.settings.limits.connect_timeout = std::time::Duration::from_secs(15);
+    let (tell, told) = mpsc::channel();
+    retire_while_connecting(&stuck, move || {
+        // Room at last: the connection comes about, too late.
+        drop(fill);
+        std::thread::spawn(move || {
+            for socket in full.incoming() {
+                let mut text = Vec::new();
+                let _ = std::io::Read::read_to_end(&mut socket.unwrap(), &mut text);
+                let _ = tell.send(text);
+            }
+        });
+    });
+    while let Ok(text) = told.try_recv() {
+        assert!(text.is_empty(), "the old stamp got {text:?}");
+    }
 }

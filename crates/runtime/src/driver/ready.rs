@@ -172,6 +172,20 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// Where the instance listens on the port it was told, whatever it answers there. For one that has been
+    /// ready before and was found again: whether it still is, is not asked.
+    ///
+    /// Cancel-safe.
+    pub async fn listens(&self) -> Option<SocketAddr> {
+        let port = self.running().port;
+        let (_, address) = connect(port).await?;
+        let look = Watch::new(self, &Ready { get: None, timeout: PROBE_TIMEOUT }).look().await;
+        let own = look.own.iter().any(|(ip, of)| *of == port && reaches_itself(*ip));
+        (own || look.hidden).then_some(address)
+    }
+}
+
 struct Watch<'a> {
     instance: &'a Instance,
     port: u16,

@@ -48,7 +48,7 @@ pub(super) fn serve(shared: &Arc<Shared>, door: &UnixListener) {
             one.changed.notify_all();
         });
         if let Err(cause) = spawned {
-            eprintln!("a connection could not be served: {cause}");
+            complain!("a connection could not be served: {cause}");
             shared.state().connections -= 1;
         }
     }
