@@ -16,7 +16,7 @@ use model::machine::{Event, State};
 use model::name::StampId;
 use runtime::Driver;
 use runtime::ports::Ports;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -208,8 +208,7 @@ impl Agent {
             self.believe_the_gateway().await?;
             self.enter();
         }
-        let keep: BTreeSet<_> =
-            self.stamps.values().flat_map(|stamp| stamp.views().map(|(id, _)| id.clone())).collect();
+        let keep = self.instances();
         let driver = Arc::clone(&self.driver);
         // Instances nobody knows any longer: left by an agent that died between a start and its record.
         tokio::spawn(async move {

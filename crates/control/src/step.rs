@@ -9,7 +9,8 @@ use api::clock::{monotonic_ns, unix_ms};
 use api::gateway::{Persist, Table, TableInstance, TableStamp};
 use model::artifact::Release;
 use model::machine::{self, Event, Order, ReasonKind, Side, State};
-use model::name::StampId;
+use model::name::{InstanceId, StampId};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use store::commit::WriteError;
@@ -232,6 +233,8 @@ impl Agent {
             folder: self.folder.clone(),
             name: current.record.name.clone(),
             kept: current.kept.clone(),
+            driver: Arc::clone(&self.driver),
+            running: self.instances(),
             request: current.request.clone(),
             router: self.router.clone(),
             table: serial,
@@ -248,6 +251,11 @@ impl Agent {
         if let Some(current) = &mut self.current {
             current.begun = true;
         }
+    }
+
+    /// Every instance of the stamps there are.
+    pub(crate) fn instances(&self) -> BTreeSet<InstanceId> {
+        self.stamps.values().flat_map(|stamp| stamp.views().map(|(id, _)| id.clone())).collect()
     }
 
     /// Starts the release that waited for the old stamp to be gone.

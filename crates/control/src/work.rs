@@ -10,18 +10,23 @@ use api::gateway::{INSTANCE_HEADER, PREVIEW_HEADER, STAMP_HEADER};
 use api::operator::ReleaseRequest;
 use model::artifact::Release;
 use model::machine::{Action, Event, Reason, ReasonKind, State};
-use model::name::StampId;
+use model::name::{InstanceId, StampId};
 use model::verdict::Verdict;
+use runtime::Driver;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use validate::{SmokeOptions, SmokeReport, Target};
 
 /// Everything a state may need, gathered when it is entered.
-#[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) state: State,
     pub(crate) folder: StateFolder,
     pub(crate) name: String,
     pub(crate) kept: Kept,
+    pub(crate) driver: Arc<Driver>,
+    /// The instances of the stamps there are.
+    pub(crate) running: BTreeSet<InstanceId>,
     pub(crate) request: ReleaseRequest,
     pub(crate) router: Router,
     /// The serial of this state's table.
@@ -99,6 +104,10 @@ impl Work {
     async fn resolve(&self) -> Outcome {
         let (folder, name, request) = (self.folder.clone(), self.name.clone(), self.request.clone());
         let kept = self.kept.clone();
+        // What stopped stamps have left in `run/`. The candidate has no instances yet.
+        if let Err(error) = self.driver.sweep(&self.running).await {
+            tracing::warn!("{error}");
+        }
         let work = tokio::task::spawn_blocking(move || {
             kept.clean(&folder);
             resolve::resolve(&folder, name, request)

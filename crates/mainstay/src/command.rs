@@ -2,6 +2,8 @@
 
 mod up;
 
+mod down;
+
 mod release;
 
 mod show;
@@ -20,13 +22,13 @@ pub(crate) async fn run(flags: Flags) -> Result<ExitCode, Failure> {
     match &flags.verb {
         Verb::Run(run) => up::run(&flags, run, output).await,
         Verb::Up(flag) => up::up(&Found::find(&flags, &flag.environment)?, output).await,
-        Verb::Down(flag) => up::down(&Found::find(&flags, &flag.environment)?, output).await,
+        Verb::Down(flag) => down::down(&Found::running(&flags, &flag.environment)?, output).await,
         Verb::Release(release) => release::release(&flags, release, output).await,
-        Verb::Rollback(flag) => release::rollback(&Found::find(&flags, &flag.environment)?, output).await,
-        Verb::Status(flag) => show::status(&Found::find(&flags, &flag.environment)?, output).await,
-        Verb::Logs(logs) => show::logs(&Found::find(&flags, &logs.environment)?, logs, output).await,
-        Verb::Smoke(flag) => play::smoke(&Found::find(&flags, &flag.environment)?, output).await,
-        Verb::Load(load) => play::load(&Found::find(&flags, &load.environment)?, load, output).await,
+        Verb::Rollback(flag) => release::rollback(&Found::running(&flags, &flag.environment)?, output).await,
+        Verb::Status(flag) => show::status(&Found::running(&flags, &flag.environment)?, output).await,
+        Verb::Logs(logs) => show::logs(&Found::running(&flags, &logs.environment)?, logs, output).await,
+        Verb::Smoke(flag) => play::smoke(&Found::running(&flags, &flag.environment)?, output).await,
+        Verb::Load(load) => play::load(&Found::running(&flags, &load.environment)?, load, output).await,
         Verb::Schema => {
             let schema = workfile::schema();
             let pretty = serde_json::to_string_pretty(&schema).expect("a schema has string keys");

@@ -8,14 +8,18 @@ use model::name::{EnvironmentName, WorkloadName};
 use model::workload::Configuration;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::net::UnixStream;
 use workfile::Workfile;
 
 /// The workload file that is looked for.
 const DEFAULT_FILE: &str = "mainstay.toml";
 /// The workload of environments that were made by `mainstay run`.
 const COMMAND_WORKLOAD: &str = "run";
-/// How long the agent may take to answer. Stopping everything is the longest thing it is asked.
-const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the agent may take to answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it may take when it drains a stamp first. The limit of what a workload file may say for that is
+/// longer; who waits can interrupt, and ask again.
+const DRAIN_CALL_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// An environment, found.
 pub(crate) struct Found {
@@ -40,6 +44,21 @@ impl Found {
                 Ok(_) | Err(_) => Err(Failure::usage(unknown.to_string())),
             },
         }
+    }
+
+    /// The environment `name`, for verbs that need nothing from the workload file but its workload's name: they
+    /// work while the file is being edited, and for an environment that it no longer has.
+    pub(crate) fn running(flags: &Flags, name: &EnvironmentName) -> Result<Self, Failure> {
+        let path = flags.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+        let of_file = workfile::workload_name(path);
+        for workload in of_file.into_iter().chain([command_workload()]) {
+            let folder = folder(flags, &workload, name)?;
+            if folder.read_mark().is_ok_and(|mark| mark.environment == *name) {
+                return Ok(Self { name: name.clone(), folder, file: None });
+            }
+        }
+        // There is none: the strict way says what is wrong.
+        Self::find(flags, name)
     }
 
     /// The environment `name` of `mainstay run`, whether or not it exists.
@@ -72,22 +91,45 @@ impl Found {
         Client::new(self.folder.agent_socket(), CALL_TIMEOUT)
     }
 
-    /// Speaks to the agent of an environment that has to be up.
-    pub(crate) async fn agent_of_one_that_is_up(&self) -> Result<Client, Failure> {
-        self.mark()?;
-        // An agent goes on without its keeper, and is spoken to all the same.
-        if self.is_up() || tokio::net::UnixStream::connect(self.folder.agent_socket()).await.is_ok() {
-            return Ok(self.agent());
-        }
-        let hint = format!("mainstay up {}", self.name);
-        Err(Failure::new(Exit::NotUp, format!("{} is not up", self.name)).hint(hint))
+    /// Speaks to the agent about what may take as long as a drain.
+    pub(crate) fn patient_agent(&self) -> Client {
+        Client::new(self.folder.agent_socket(), DRAIN_CALL_TIMEOUT)
     }
 
-    /// Whether a keeper holds it.
-    pub(crate) fn is_up(&self) -> bool {
-        let Ok(lock) = std::fs::File::open(self.folder.keeper_lock()) else { return false };
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockShared).is_err()
+    /// Fails unless something of it runs.
+    pub(crate) async fn must_be_up(&self) -> Result<(), Failure> {
+        self.mark()?;
+        match self.life().await {
+            Life::Up | Life::Orphaned => Ok(()),
+            Life::Down => {
+                let hint = format!("mainstay up {}", self.name);
+                Err(Failure::new(Exit::NotUp, format!("{} is not up", self.name)).hint(hint))
+            }
+        }
     }
+
+    /// What of its family runs.
+    pub(crate) async fn life(&self) -> Life {
+        let answers = async |socket: PathBuf| UnixStream::connect(socket).await.is_ok();
+        if answers(self.folder.keeper_socket()).await {
+            Life::Up
+        } else if answers(self.folder.agent_socket()).await || answers(self.folder.gateway_socket()).await {
+            Life::Orphaned
+        } else {
+            Life::Down
+        }
+    }
+}
+
+/// What runs of an environment's family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Its keeper, and so everything else, or soon.
+    Up,
+    /// Agent or gateway, without a keeper that would start them again.
+    Orphaned,
+    /// Nothing.
+    Down,
 }
 
 /// The workload of `mainstay run`.

@@ -62,6 +62,10 @@ impl Failure {
         Self { exit, message: message.into(), hint: None, picture: None }
     }
 
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }

@@ -80,20 +80,20 @@ pub(crate) struct RunFlags {
     pub(crate) command: CommandFlags,
 }
 
-/// How a command is run as a service. Also for later releases of it.
+/// How a command is run as a service. What a release does not say stays as it is.
 #[derive(Debug, Args)]
 pub(crate) struct CommandFlags {
-    /// How many copies run
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) instances: u32,
+    /// How many copies of the command run [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) instances: Option<u32>,
 
-    /// How long a copy may take to be ready
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
-    pub(crate) ready_timeout: Duration,
+    /// How long a copy may take to be ready [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) ready_timeout: Option<Duration>,
 
-    /// How long the old stamp stays warm after a switch
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub(crate) keep_old: Duration,
+    /// How long the old stamp stays warm after a switch [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) keep_old: Option<Duration>,
 
     /// The program and its arguments; {port} is replaced, and PORT is set
     #[arg(last = true, value_name = "COMMAND")]
@@ -106,7 +106,7 @@ pub(crate) struct ReleaseFlags {
     #[arg(value_name = "ENV")]
     pub(crate) environment: EnvironmentName,
 
-    /// The file or folder to release [default: what the workload file says]
+    /// The file or folder to release, for every component [default: what the workload file says]
     #[arg(long, value_name = "PATH")]
     pub(crate) artifact: Option<PathBuf>,
 

@@ -260,6 +260,76 @@ fn an_instance_that_is_killed_is_started_again() {
     assert_eq!(get(environment.address, "/healthz").expect("somebody serves").status, 200);
 }
 
+/// A service whose readiness path has begun to fail goes on serving when the agent is replaced.
+#[test]
+fn an_agent_that_takes_over_does_not_judge_what_serves() {
+    let environment = Environment::new(MAINSTAY, "here");
+    let address = environment.address;
+    let script = "import http.server, os, sys\n\
+        class H(http.server.BaseHTTPRequestHandler):\n\
+        \x20   def do_GET(self):\n\
+        \x20       bad = self.path == '/readyz' and os.path.exists(sys.argv[2])\n\
+        \x20       self.send_response(503 if bad else 200)\n\
+        \x20       self.end_headers()\n\
+        \x20   def log_message(self, *a): pass\n\
+        http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), H).serve_forever()\n";
+    environment.write("app/app.py", script);
+    environment.write(
+        "mainstay.toml",
+        &format!(
+            "[workload]\nname = \"w\"\n[component.app]\nartifact = \"app\"\ninstances = 2\n\
+             run = [\"python3\", \"app.py\", \"{{port}}\", \"{{data}}/away\"]\n\
+             ready = {{ get = \"/readyz\", timeout = \"2s\" }}\ndrain_timeout = \"1s\"\n\
+             [environment.here]\nclass = \"staging\"\nlisten = {{ http = \"{address}\" }}\n"
+        ),
+    );
+    environment.mainstay(&["up", "here"]).ok();
+    let before = assert_settled(&environment);
+    let users = Users::of(address, "/");
+    environment.write("state/data/away", "");
+    kill(&before["agent_pid"]);
+    let after = wait_until("another agent", || {
+        let status = environment.status()?;
+        (status["agent_pid"] != before["agent_pid"] && status["active_ready"] == true).then_some(status)
+    });
+    assert_eq!(after["stamps"], before["stamps"]);
+    users.all_were_served();
+}
+
+/// The port of a service that others need stays the same when it is started again.
+#[test]
+fn what_is_needed_is_found_again_after_a_crash() {
+    let environment = Environment::new(MAINSTAY, "here");
+    let address = environment.address;
+    environment.write("site/index.html", "x");
+    environment.write(
+        "mainstay.toml",
+        &format!(
+            "[workload]\nname = \"w\"\n\
+             [component.back]\nrun = [\"python3\", \"-m\", \"http.server\", \"{{port}}\"]\nartifact = \"site\"\nas = \"BACK\"\n\
+             [component.front]\nrun = [\"python3\", \"-m\", \"http.server\", \"{{port}}\"]\nartifact = \"site\"\nneeds = [\"back\"]\n\
+             [gateway]\ndefault = \"front\"\n\
+             [environment.here]\nclass = \"staging\"\nlisten = {{ http = \"{address}\" }}\n"
+        ),
+    );
+    environment.mainstay(&["up", "here"]).ok();
+    let instance = |status: &Value, component: &str| {
+        let instances = status["stamps"][0]["instances"].as_array().cloned().unwrap_or_default();
+        instances.into_iter().find(|instance| instance["component"] == component).expect("an instance")
+    };
+    let before = instance(&assert_settled(&environment), "back");
+    kill(&before["pid"]);
+    let after = wait_until("it is started again", || {
+        let back = instance(&environment.status()?, "back");
+        (back["ready"] == true && back["pid"] != before["pid"]).then_some(back)
+    });
+    let front = instance(&assert_settled(&environment), "front");
+    let told = std::fs::read(format!("/proc/{}/environ", front["pid"])).expect("the front runs");
+    let told = String::from_utf8_lossy(&told).into_owned();
+    let back = format!("BACK=http://127.0.0.1:{}", after["port"]);
+    assert!(told.split('\0').any(|variable| variable == back), "{back} is not in {told}");
+}
+
 #[test]
 fn what_was_promoted_serves_again_after_down_and_up() {
     let environment = shop(None);

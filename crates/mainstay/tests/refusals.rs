@@ -92,14 +92,14 @@ fn a_second_up_is_refused_and_the_first_goes_on() {
 
 #[test]
 fn a_first_release_that_does_not_get_through_leaves_nothing_behind() {
-    for (command, texts) in [
-        (vec!["./nothing-of-that-name"], vec!["there is no command", "nothing-of-that-name"]),
-        (vec!["sh", "-c", "echo out of order; exit 7"], vec!["exited with code 7", "out of order"]),
+    for (command, code, texts) in [
+        (vec!["./nothing-of-that-name"], USAGE, vec!["there is no command", "nothing-of-that-name"]),
+        (vec!["sh", "-c", "echo out of order; exit 7"], VERDICT, vec!["exited with code 7", "out of order"]),
     ] {
         let environment = Environment::new(MAINSTAY, "run");
         let listen = environment.address.to_string();
         let ran = environment.mainstay(&[&["run", "--listen", &listen, "--"], &command[..]].concat());
-        refused(&ran, VERDICT, &texts);
+        refused(&ran, code, &texts);
         assert!(!is_up(&environment));
         assert!(get(environment.address, "/").is_err(), "nobody listens");
     }
@@ -115,7 +115,6 @@ fn bad_releases_are_refused_and_what_serves_goes_on() {
     environment.mainstay(&[&["run", "--listen", &listen, "--"], &serve[..]].concat()).ok();
     let users = Users::of(environment.address, "/");
     let table: &[(&[&str], &[&str])] = &[
-        (&["./nothing-of-that-name"], &["there is no command"]),
         (&["sh", "-c", "exit 3"], &["exited with code 3"]),
         (&["python3", "-m", "http.server", "0"], &["was told port", "hint: use {port}"]),
         (&["sleep", "600"], &["was not ready on port"]),
@@ -127,6 +126,8 @@ fn bad_releases_are_refused_and_what_serves_goes_on() {
         assert_eq!(status["stamps"].as_array().map(Vec::len), Some(1), "{status}");
         assert_eq!(status["active"], 1);
     }
+    let nothing = environment.mainstay(&["release", "run", "--", "./nothing-of-that-name"]);
+    refused(&nothing, USAGE, &["there is no command"]);
     let no_command = environment.mainstay(&["release", "run"]);
     refused(&no_command, USAGE, &["no command to release", "hint: "]);
     users.all_were_served();
@@ -187,6 +188,49 @@ fn a_state_folder_of_a_newer_version_is_refused_by_name() {
     assert!(set.expect("python3 can be run").success());
     refused(&environment.mainstay(&["up", "here"]), MACHINE, &["control.db", "newer mainstay"]);
     assert!(!is_up(&environment));
+}
+
+#[test]
+fn what_cannot_be_released_does_not_end_the_keeping_of_the_old_stamp() {
+    let environment = Environment::new(MAINSTAY, "here");
+    workload(&environment, "");
+    environment.write("v2/index.html", "the second version");
+    environment.mainstay(&["up", "here"]).ok();
+    environment.mainstay(&["release", "here", "--artifact", "v2"]).ok();
+    let typo = environment.mainstay(&["release", "here", "--artifact", "v22"]);
+    refused(&typo, USAGE, &["there is nothing at", "v22", "hint: "]);
+    environment.mainstay(&["rollback", "here"]).ok();
+    assert_eq!(get(environment.address, "/").expect("somebody serves").body, "the first version");
+}
+
+#[test]
+fn a_workload_file_in_the_making_stands_in_nobodys_way() {
+    let environment = Environment::new(MAINSTAY, "here");
+    workload(&environment, "");
+    environment.write("v2/index.html", "the second version");
+    environment.mainstay(&["up", "here"]).ok();
+    environment.mainstay(&["release", "here", "--artifact", "v2"]).ok();
+    environment.write("mainstay.toml", "[workload]\nname = \"site\"\n[component.site]\nrnu = 1\n");
+    refused(&environment.mainstay(&["release", "here"]), USAGE, &["rnu"]);
+    environment.mainstay(&["status", "here"]).ok();
+    environment.mainstay(&["rollback", "here"]).ok();
+    environment.mainstay(&["logs", "here", "agent"]).ok();
+    environment.mainstay(&["down", "here"]).ok();
+    assert!(!is_up(&environment));
+}
+
+#[test]
+fn what_a_release_of_a_command_does_not_say_stays_as_it_is() {
+    let environment = Environment::new(MAINSTAY, "run");
+    environment.write("index.html", "the first version");
+    let listen = environment.address.to_string();
+    let serve = ["python3", "-m", "http.server", "{port}"];
+    let run = ["run", "--listen", &listen, "--instances", "2", "--"];
+    environment.mainstay(&[&run[..], &serve[..]].concat()).ok();
+    environment.mainstay(&[&["release", "run", "--"], &serve[..]].concat()).ok();
+    let status = environment.status().expect("an agent");
+    assert_eq!(status["stamps"][0]["instances"].as_array().map(Vec::len), Some(2), "{status}");
+    refused(&environment.mainstay(&["release", "run", "--artifact", "x"]), USAGE, &["no artifact", "hint: "]);
 }
 
 #[test]

@@ -4,8 +4,13 @@ use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// Where the ports of environments begin, and how many there are.
+const FIRST_PORT: u16 = 61_000;
+const PORTS: u16 = 4_000;
 
 /// How long an environment may take to go down before it is killed.
 const DOWN_PATIENCE: Duration = Duration::from_secs(20);
@@ -176,8 +181,19 @@ fn make_writable(folder: &Path) {
     }
 }
 
-/// An address on loopback that the kernel gives to nobody else for a while.
+/// An address on loopback that nobody has. Above the ports that the kernel gives to outgoing connections
+/// (32768 to 60999 unless set otherwise): the users of other tests would take it in the meantime.
 fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound socket has an address")
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test programs that run at the same time begin elsewhere.
+    let begin = std::process::id() % u32::from(PORTS);
+    for _ in 0..PORTS {
+        let turn = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let offset = u16::try_from((begin + turn) % u32::from(PORTS)).expect("less than PORTS");
+        let address = SocketAddr::from(([127, 0, 0, 1], FIRST_PORT + offset));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("none of the ports from {FIRST_PORT} is free");
 }

@@ -142,6 +142,21 @@ fn typed(tree: DeTable<'_>, findings: &mut Findings) -> Option<raw::File> {
         .ok()
 }
 
+/// The name of the workload in a file that need not be right: what serves can be looked at, rolled back and
+/// taken down while its file is being edited. None when there is no such line.
+pub fn workload_name(path: &Path) -> Option<WorkloadName> {
+    let mut text = String::new();
+    let most = u64::try_from(FILE_LIMIT).expect("a file's limit is far below 64 bits");
+    std::fs::File::open(path).ok()?.take(most).read_to_string(&mut text).ok()?;
+    let table = text.lines().skip_while(|line| line.trim() != "[workload]").skip(1);
+    let mut keys = table.take_while(|line| !line.trim_start().starts_with('['));
+    keys.find_map(|line| {
+        let (key, value) = line.split_once('=')?;
+        let value = value.split('#').next()?.trim().trim_matches(['"', '\'']);
+        (key.trim() == "name").then(|| WorkloadName::new(value).ok())?
+    })
+}
+
 impl Workfile {
     /// The workload's name.
     pub fn workload(&self) -> &WorkloadName {

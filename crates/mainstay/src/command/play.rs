@@ -3,6 +3,7 @@
 use crate::environment::Found;
 use crate::failure::{Exit, Failure};
 use crate::flags::LoadFlags;
+use crate::follow::persist;
 use crate::output::Output;
 use model::flow::{Expect, Flow, Method, Objective, Step};
 use model::name::FlowName;
@@ -16,7 +17,7 @@ use validate::{LoadOptions, Plan, SmokeOptions, Target};
 
 /// `mainstay smoke ENV`.
 pub(crate) async fn smoke(found: &Found, output: Output) -> Result<ExitCode, Failure> {
-    let (configuration, target) = serving(found).await?;
+    let (configuration, target) = serving(found, output).await?;
     let report =
         validate::smoke(&target, &configuration.flows, &SmokeOptions::new(configuration.class)).await;
     let json = serde_json::to_value(&report).map_err(|e| Failure::machine(e.to_string()))?;
@@ -27,7 +28,7 @@ pub(crate) async fn smoke(found: &Found, output: Output) -> Result<ExitCode, Fai
 
 /// `mainstay load ENV`.
 pub(crate) async fn load(found: &Found, flags: &LoadFlags, output: Output) -> Result<ExitCode, Failure> {
-    let (mut configuration, target) = serving(found).await?;
+    let (mut configuration, target) = serving(found, output).await?;
     if configuration.flows.is_empty() {
         output.say("no flows are described: playing GET / for any answer below 400");
         configuration.flows = built_in();
@@ -60,9 +61,10 @@ pub(crate) async fn load(found: &Found, flags: &LoadFlags, output: Output) -> Re
 }
 
 /// What serves now, and where.
-async fn serving(found: &Found) -> Result<(Configuration, Target), Failure> {
-    let agent = found.agent_of_one_that_is_up().await?;
-    let configuration: Configuration = agent.get("/v1/configuration").await?;
+async fn serving(found: &Found, output: Output) -> Result<(Configuration, Target), Failure> {
+    found.must_be_up().await?;
+    let agent = found.agent();
+    let configuration: Configuration = persist(output, async || agent.get("/v1/configuration").await).await?;
     let target = Target::of(&configuration, found.mark()?.listen.http);
     Ok((configuration, target))
 }

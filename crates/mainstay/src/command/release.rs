@@ -1,15 +1,17 @@
 //! `release` and `rollback`.
 
+use crate::command::show::agent_status;
 use crate::command::up;
 use crate::environment::Found;
 use crate::failure::{Exit, Failure};
-use crate::flags::{Flags, ReleaseFlags};
+use crate::flags::{CommandFlags, Flags, ReleaseFlags};
 use crate::follow::{Until, follow, persist};
 use crate::output::Output;
 use api::client::Client;
 use api::operator::{Accepted, ReleaseRequest, ReleaseSummary, RollbackRequest, Source, Status};
 use model::workload::{Configuration, Service};
 use std::process::ExitCode;
+use workfile::Workfile;
 
 /// `mainstay release ENV`.
 pub(crate) async fn release(
@@ -18,31 +20,12 @@ pub(crate) async fn release(
     output: Output,
 ) -> Result<ExitCode, Failure> {
     let found = Found::find(flags, &wanted.environment)?;
-    let agent = found.agent_of_one_that_is_up().await?;
-    let name = wanted.name.clone();
+    found.must_be_up().await?;
     let request = match &found.file {
-        Some((file, configuration)) => {
-            if !wanted.command.command.is_empty() {
-                let message = format!("{} is described by a workload file; it takes no command", found.name);
-                return Err(Failure::usage(message).hint("change `run` in the workload file"));
-            }
-            let given = wanted.artifact.as_deref().map(std::path::absolute).transpose()?;
-            let source = |service: &Service| {
-                Source::Path(given.clone().unwrap_or_else(|| file.folder().join(&service.artifact)))
-            };
-            request(name, configuration.clone(), source)?
-        }
-        None => {
-            if wanted.command.command.is_empty() {
-                let hint = format!("mainstay release {} -- COMMAND", found.name);
-                return Err(Failure::usage("there is no command to release").hint(hint));
-            }
-            let listen = found.mark()?.listen;
-            let configuration = up::command_configuration(&found.name, listen, &wanted.command)?;
-            let source = Source::Command { folder: std::env::current_dir()? };
-            request(name, configuration, |_| source.clone())?
-        }
+        Some((file, configuration)) => of_file(&found, wanted, file, configuration)?,
+        None => of_command(&found, wanted, output).await?,
     };
+    let agent = found.patient_agent();
     let until = if wanted.wait { Until::Ended } else { Until::Promoted };
     let release = carry_out(&agent, &request, until, output).await?;
     let environment = &found.name;
@@ -63,10 +46,51 @@ pub(crate) async fn release(
     Ok(ExitCode::SUCCESS)
 }
 
+/// What an environment of a workload file is asked for.
+fn of_file(
+    found: &Found,
+    wanted: &ReleaseFlags,
+    file: &Workfile,
+    configuration: &Configuration,
+) -> Result<ReleaseRequest, Failure> {
+    let CommandFlags { instances, ready_timeout, keep_old, command } = &wanted.command;
+    if !command.is_empty() || instances.is_some() || ready_timeout.is_some() || keep_old.is_some() {
+        let message = format!(
+            "{} is described by a workload file: it takes no command, nor how one is run",
+            found.name
+        );
+        return Err(Failure::usage(message).hint("change the workload file"));
+    }
+    let given = wanted.artifact.as_deref().map(std::path::absolute).transpose()?;
+    let source = |service: &Service| {
+        Source::Path(given.clone().unwrap_or_else(|| file.folder().join(&service.artifact)))
+    };
+    request(wanted.name.clone(), configuration.clone(), source)
+}
+
+/// What an environment of `mainstay run` is asked for. What is not said stays as it is.
+async fn of_command(found: &Found, wanted: &ReleaseFlags, output: Output) -> Result<ReleaseRequest, Failure> {
+    let name = &found.name;
+    if wanted.artifact.is_some() {
+        let message = format!("{name} runs a command; it takes no artifact");
+        return Err(Failure::usage(message).hint(format!("mainstay release {name} -- COMMAND")));
+    }
+    if wanted.command.command.is_empty() {
+        let hint = format!("mainstay release {name} -- COMMAND");
+        return Err(Failure::usage("there is no command to release").hint(hint));
+    }
+    let agent = found.agent();
+    let serving: Configuration = persist(output, async || agent.get("/v1/configuration").await).await?;
+    let configuration =
+        up::command_configuration(name, found.mark()?.listen, &wanted.command, Some(&serving))?;
+    let source = up::command_source()?;
+    request(wanted.name.clone(), configuration, |_| source.clone())
+}
+
 /// `mainstay rollback ENV`.
 pub(crate) async fn rollback(found: &Found, output: Output) -> Result<ExitCode, Failure> {
-    let agent = found.agent_of_one_that_is_up().await?;
-    let before: Status = agent.get("/v1/status").await?;
+    let before = agent_status(found, output).await?;
+    let agent = found.agent();
     let Some(latest) = before.releases.first() else {
         let hint = format!("mainstay release {}", found.name);
         return Err(Failure::new(Exit::Conflict, "nothing was ever released here").hint(hint));
@@ -120,9 +144,9 @@ pub(crate) async fn carry_out(
     until: Until,
     output: Output,
 ) -> Result<ReleaseSummary, Failure> {
-    let status: Status = agent.get("/v1/status").await?;
+    let status: Status = persist(output, async || agent.get("/v1/status").await).await?;
     if let Some(last) = status.releases.first()
-        && !last.ended
+        && matches!(last.state.as_str(), "promoted" | "retiring")
     {
         output
             .say(format!("  waiting for the stamp before {} ({}) to drain and stop", last.number, last.name));

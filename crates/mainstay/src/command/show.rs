@@ -3,6 +3,7 @@
 use crate::environment::Found;
 use crate::failure::Failure;
 use crate::flags::LogsFlags;
+use crate::follow::persist;
 use crate::output::Output;
 use api::operator::{ReleaseSummary, Status};
 use std::collections::BTreeMap;
@@ -20,17 +21,24 @@ const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 /// `mainstay status ENV`.
 pub(crate) async fn status(found: &Found, output: Output) -> Result<ExitCode, Failure> {
-    let status: Status = found.agent_of_one_that_is_up().await?.get("/v1/status").await?;
+    let status = agent_status(found, output).await?;
     let json = serde_json::to_value(&status).map_err(|e| Failure::machine(e.to_string()))?;
     output.data(text(&status), &json);
     let name = &found.name;
-    let undecided = status.releases.first().is_some_and(|release| !release.ended);
-    if undecided {
+    let latest = status.releases.first().map(|release| release.state.as_str());
+    if matches!(latest, Some("planned" | "provisioning" | "verifying" | "switching" | "promoted")) {
         output.next(&[("take the release back", format!("mainstay rollback {name}"))]);
     } else {
         output.next(&[("release a changed version", format!("mainstay release {name}"))]);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The status of an environment that has to be up.
+pub(crate) async fn agent_status(found: &Found, output: Output) -> Result<Status, Failure> {
+    found.must_be_up().await?;
+    let agent = found.agent();
+    persist(output, async || agent.get("/v1/status").await).await
 }
 
 fn text(status: &Status) -> String {
