@@ -1,8 +1,8 @@
 //! The agent: the control plane of one environment.
 //!
-//! Lives here: releases from request to end ([`agent`], [`command`], [`step`]), what each state of one does ([`work`]), the
-//! stamps and their instances ([`stamp`], [`instance`]), what the gateway is told ([`router`]), the API
-//! ([`server`]).
+//! Lives here: releases from request to end (`agent`, `command`, `step`), what each state of one does (`work`), the
+//! stamps and their instances (`stamp`, `instance`), what the gateway is told (`router`), the API
+//! (`server`).
 //!
 //! Never here: how a process is started (`runtime`), how a request is routed (`gateway`), how a flow is
 //! played (`validate`), what is on the command line.

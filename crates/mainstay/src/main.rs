@@ -1,7 +1,7 @@
 //! mainstay: one program that makes an HTTP service mission-critical.
 //!
 //! Lives here: flags, output, exit codes, and the wiring of the processes of an environment. What a command
-//! does is in [`command`]; what a process does is in its room.
+//! does is in `command`; what a process does is in its room.
 
 mod role;
 
