@@ -20,7 +20,7 @@ pub(crate) struct Flags {
     #[arg(short, long, global = true, value_name = "PATH")]
     pub(crate) file: Option<PathBuf>,
 
-    /// The environment's folder [default: <XDG state home>/mainstay/WORKLOAD/ENV]
+    /// The environment's folder [default: $XDG_STATE_HOME/mainstay/WORKLOAD/ENV]
     #[arg(long, global = true, value_name = "FOLDER")]
     pub(crate) state: Option<PathBuf>,
 
