@@ -342,8 +342,7 @@ fn start_of(plan: &Plan, port: u16, needed: &BTreeMap<String, SocketAddr>) -> Re
     };
     let mut command = Vec::new();
     for part in &plan.service.run {
-        // `$PORT` as well, although there is no shell: it is what many commands already say.
-        command.push(part.render(value)?.replace("$PORT", &port.to_string()));
+        command.push(with_port(&part.render(value)?, port));
     }
     let folder = match &plan.artifact {
         Artifact::Stored { digest } => surroundings.folder.artifact(digest),
@@ -377,5 +376,41 @@ fn start_of(plan: &Plan, port: u16, needed: &BTreeMap<String, SocketAddr>) -> Re
 async fn stop(plan: &Plan, instance: &Instance) {
     if let Err(error) = instance.stop(plan.service.drain_timeout).await {
         tracing::error!("{error}");
+    }
+}
+
+/// Fills in `$PORT` as well, although there is no shell: it is what many commands already say. `$PORTAL` is
+/// another variable, and stays.
+fn with_port(argument: &str, port: u16) -> String {
+    let mut filled = String::new();
+    let mut rest = argument;
+    while let Some((before, after)) = rest.split_once("$PORT") {
+        filled.push_str(before);
+        match after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') {
+            true => filled.push_str("$PORT"),
+            false => filled.push_str(&port.to_string()),
+        }
+        rest = after;
+    }
+    filled.push_str(rest);
+    filled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_is_filled_in_and_others_are_not() {
+        let table = [
+            ("--port=$PORT", "--port=80"),
+            ("$PORT:$PORT", "80:80"),
+            ("$PORTAL $PORT_2", "$PORTAL $PORT_2"),
+            ("$PORT/x", "80/x"),
+            ("", ""),
+        ];
+        for (argument, filled) in table {
+            assert_eq!(with_port(argument, 80), filled);
+        }
     }
 }
