@@ -61,6 +61,8 @@ pub(crate) struct Exchange {
     client: Rc<Client>,
     /// The request id, for both directions.
     pub(crate) id: HeaderValue,
+    /// The trace the request begins, if it brings none.
+    pub(crate) trace: Option<HeaderValue>,
     pub(crate) claim: Option<Claim>,
     /// Upstream exchanges begun.
     pub(crate) attempts: u32,
@@ -75,7 +77,7 @@ impl Exchange {
     /// A request has arrived. None: a stand-in for one that was rejected unread.
     pub(crate) fn begin<B>(worker: Rc<Worker>, client: Rc<Client>, request: Option<&Request<B>>) -> Self {
         let trusted = worker.trusts(client.peer.ip());
-        let id = worker.request_id(request.map(Request::headers).filter(|_| trusted));
+        let (id, trace) = worker.request_id(request.map(Request::headers).filter(|_| trusted));
         client.bytes_in.set(0);
         client.set_timeouts(OWN_ANSWER_TIME, OWN_ANSWER_TIME);
         client.await_answer();
@@ -87,6 +89,7 @@ impl Exchange {
             worker,
             client,
             id,
+            trace,
             claim: None,
             attempts: 0,
             started,

@@ -29,6 +29,8 @@ pub(crate) struct Passage<'a> {
     /// Whether the client's address is that of a proxy whose word is taken.
     pub(crate) trusted: bool,
     pub(crate) id: &'a HeaderValue,
+    /// The trace that was made with the id.
+    pub(crate) trace: Option<&'a HeaderValue>,
     /// Whether the body comes in chunks, which hyper is to be told.
     pub(crate) chunked: bool,
 }
@@ -89,7 +91,7 @@ fn remove_named(fields: &mut HeaderMap) {
     for value in fields.get_all(CONNECTION) {
         for part in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
             let usual = [&b"close"[..], b"keep-alive"].iter().any(|usual| part.eq_ignore_ascii_case(usual));
-            if let (false, Ok(name)) = (usual, HeaderName::from_bytes(part)) {
+            if !usual && let Ok(name) = HeaderName::from_bytes(part) {
                 named.push(name);
             }
         }
@@ -173,13 +175,14 @@ fn forwarded_element(client: &Client, host: Option<&HeaderValue>) -> HeaderValue
     element
 }
 
-/// A well-formed trace is kept. A new one begins with the request id, if that is one of ours.
+/// A well-formed trace is kept. A new one has the request id for its trace id, if that is one of ours.
 fn trace(fields: &mut HeaderMap, passage: &Passage<'_>) {
     let mut there = fields.get_all(TRACEPARENT).iter();
     let kept =
         there.next().is_some_and(|text| ids::is_traceparent(text.as_bytes())) && there.next().is_none();
     if !kept {
-        fields.insert(TRACEPARENT, passage.worker.traceparent(passage.id));
+        let new = passage.trace.cloned().unwrap_or_else(|| passage.worker.traceparent());
+        fields.insert(TRACEPARENT, new);
         fields.remove(TRACESTATE);
     }
 }

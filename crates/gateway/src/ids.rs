@@ -48,27 +48,11 @@ impl Ids {
                 digit[1] = DIGITS[usize::from(byte & 15)];
             }
         }
-        self.cut(&text)
-    }
-
-    /// A new `traceparent` whose trace id is `id`, if that can be one; else a new one altogether.
-    pub(crate) fn traceparent_of(&self, id: &[u8], random: &Random) -> Bytes {
-        let made = self.traceparent(random);
-        if id.len() != TRACE_ID.len() {
-            return made;
-        }
-        let mut text = [0; TRACEPARENT_BYTES];
-        text.copy_from_slice(&made);
-        text[TRACE_ID].copy_from_slice(id);
-        if is_traceparent(&text) { self.cut(&text) } else { made }
-    }
-
-    fn cut(&self, text: &[u8; TRACEPARENT_BYTES]) -> Bytes {
         let mut piece = self.piece.borrow_mut();
         if piece.capacity() - piece.len() < TRACEPARENT_BYTES {
             *piece = BytesMut::with_capacity(PIECE_BYTES);
         }
-        piece.extend_from_slice(text);
+        piece.extend_from_slice(&text);
         piece.split().freeze()
     }
 }

@@ -69,8 +69,14 @@ async fn decide(
     // Request filters.
     let trusted = exchange.worker.trusts(exchange.client().peer.ip());
     let chunked = !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
-    let passage =
-        Passage { worker: &exchange.worker, client: exchange.client(), trusted, id: &exchange.id, chunked };
+    let passage = Passage {
+        worker: &exchange.worker,
+        client: exchange.client(),
+        trusted,
+        id: &exchange.id,
+        trace: exchange.trace.as_ref(),
+        chunked,
+    };
     fields::request(request.headers_mut(), &passage);
     *request.version_mut() = Version::HTTP_11;
     let client = Rc::clone(exchange.client());

@@ -132,15 +132,18 @@ impl Worker {
         self.with_routes(logs)
     }
 
-    /// The id of a request: the one in `believed`, if it is sane, or a new one.
-    pub(crate) fn request_id(&self, believed: Option<&HeaderMap>) -> HeaderValue {
-        let kept = believed.and_then(fields::sane_request_id);
-        kept.unwrap_or_else(|| ids::trace_id(&self.ids.traceparent(&self.random)))
+    /// The id of a request: the one in `believed`, if it is sane, or a new one, with a trace it is the id of.
+    pub(crate) fn request_id(&self, believed: Option<&HeaderMap>) -> (HeaderValue, Option<HeaderValue>) {
+        if let Some(kept) = believed.and_then(fields::sane_request_id) {
+            return (kept, None);
+        }
+        let trace = self.ids.traceparent(&self.random);
+        (ids::trace_id(&trace), Some(ids::value(trace)))
     }
 
-    /// A new trace for the request `id`.
-    pub(crate) fn traceparent(&self, id: &HeaderValue) -> HeaderValue {
-        ids::value(self.ids.traceparent_of(id.as_bytes(), &self.random))
+    /// A new trace.
+    pub(crate) fn traceparent(&self) -> HeaderValue {
+        ids::value(self.ids.traceparent(&self.random))
     }
 
     pub(crate) fn random(&self) -> u64 {

@@ -339,6 +339,7 @@ fn a_slow_client_slows_the_service_down_and_not_the_memory_up() {
     // Nothing is read: once the buffers are full the service cannot write, so the gateway does not gather.
     let mut last = usize::MAX;
     let stalled = wait_for("the service to be held up", || {
+        // waits on a condition
         std::thread::sleep(std::time::Duration::from_millis(200));
         let now = written.load(std::sync::atomic::Ordering::SeqCst);
         std::mem::replace(&mut last, now).eq(&now).then_some(now)

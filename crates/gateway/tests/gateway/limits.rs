@@ -152,6 +152,7 @@ fn an_answer_that_goes_on_is_not_cut_however_long_it_takes() {
         let _ = writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n");
         for _ in 0..15 {
             // Longer in all than the timeout, with pauses that are shorter.
+            // slow on purpose
             std::thread::sleep(Duration::from_millis(100));
             let _ = writer.write_all(b"x");
         }
@@ -190,6 +191,7 @@ fn a_body_that_pauses_is_answered() {
 #[test]
 fn a_service_that_does_not_take_the_body_times_out() {
     let upstream = Upstream::start(|_, _| {
+        // slow on purpose
         std::thread::sleep(Duration::from_secs(3));
         Reply::Close
     });
@@ -223,6 +225,7 @@ fn slow_heads_are_given_up() {
         }
         // Others are served meanwhile.
         assert_eq!(gateway.get("/").text(), "ok");
+        // slow on purpose
         std::thread::sleep(Duration::from_millis(300));
         (gateway.state().connections <= 1).then_some(())
     });

@@ -26,6 +26,7 @@ pub(crate) fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T
             return found;
         }
         assert!(Instant::now() < deadline, "waited in vain for {what}");
+        // waits on a condition
         std::thread::sleep(Duration::from_millis(5));
     }
 }
