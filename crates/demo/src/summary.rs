@@ -94,7 +94,8 @@ impl Summary {
             "release", "outcome", "switched", "taken back", "failed"
         );
         for release in &self.releases {
-            let why = release.reason_text.as_deref().unwrap_or("").lines().next().unwrap_or("");
+            // The rest is in the story above: what was printed, and hints.
+            let why = release.reason_text.as_deref().unwrap_or("").split(';').next().unwrap_or("");
             let _ = writeln!(
                 text,
                 "{:12} {:12} {:>10} {:>11} {:>7}  {why}",
