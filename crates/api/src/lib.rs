@@ -19,6 +19,6 @@ pub mod problem;
 
 pub mod clock;
 
-/// The version every message carries. A process that speaks version N also speaks N−1, so that a shim
-/// outlives an upgrade of what started it.
+/// The version every message carries, so that processes of different ages can be told apart. There is one so far;
+/// the agent refuses another by name.
 pub const PROTOCOL_VERSION: u32 = 1;

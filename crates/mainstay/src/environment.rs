@@ -96,6 +96,13 @@ impl Found {
         Client::new(self.folder.agent_socket(), DRAIN_CALL_TIMEOUT)
     }
 
+    /// How a changed version is released to it.
+    pub(crate) fn release_command(&self) -> String {
+        let by_command = self.mark().is_ok_and(|mark| mark.workload == command_workload());
+        let command = if by_command { " -- COMMAND" } else { "" };
+        format!("mainstay release {}{command}", self.name)
+    }
+
     /// Fails unless something of it runs.
     pub(crate) async fn must_be_up(&self) -> Result<(), Failure> {
         self.mark()?;

@@ -55,7 +55,7 @@ pub(crate) async fn load(found: &Found, flags: &LoadFlags, output: Output) -> Re
     output.data(report.text(), &json);
     output.next(&[
         ("see what serves", format!("mainstay status {}", found.name)),
-        ("release a changed version", format!("mainstay release {}", found.name)),
+        ("release a changed version", found.release_command()),
     ]);
     Ok(exit(report.verdict))
 }

@@ -29,7 +29,7 @@ pub(crate) async fn status(found: &Found, output: Output) -> Result<ExitCode, Fa
     if matches!(latest, Some("planned" | "provisioning" | "verifying" | "switching" | "promoted")) {
         output.next(&[("take the release back", format!("mainstay rollback {name}"))]);
     } else {
-        output.next(&[("release a changed version", format!("mainstay release {name}"))]);
+        output.next(&[("release a changed version", found.release_command())]);
     }
     Ok(ExitCode::SUCCESS)
 }

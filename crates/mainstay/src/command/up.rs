@@ -92,7 +92,7 @@ pub(crate) async fn up(found: &Found, output: Output) -> Result<ExitCode, Failur
     output.data(format!("{name} is up: {url}"), &serde_json::json!({ "environment": name, "url": url }));
     output.say("It is not started again after a reboot of this machine: nothing is installed for that yet.");
     output.next(&[
-        ("release a changed version", format!("mainstay release {name}")),
+        ("release a changed version", found.release_command()),
         ("see what serves", format!("mainstay status {name}")),
         ("play its flows under load", format!("mainstay load {name} --rate 50/s --for 30s")),
         ("stop it", format!("mainstay down {name}")),
