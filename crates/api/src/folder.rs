@@ -108,14 +108,9 @@ impl StateFolder {
     pub fn write_mark(&self, mark: &Mark) -> std::io::Result<()> {
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        for folder in [
-            self.root(),
-            &self.run(),
-            &self.logs(),
-            &self.data(),
-            &self.artifacts(),
-            &self.root.join("secrets"),
-        ] {
+        for folder in
+            [self.root(), &self.run(), &self.logs(), &self.data(), &self.artifacts(), &self.secrets()]
+        {
             builder.create(folder)?;
         }
         // It may have been there before, made by somebody for everybody.
@@ -131,7 +126,27 @@ impl StateFolder {
 
     /// Opens the preview door of this environment.
     pub fn preview_token(&self) -> PathBuf {
-        self.root.join("secrets").join("preview-token")
+        self.secrets().join("preview-token")
+    }
+
+    /// What nobody else may read: 0700, its files 0600.
+    pub fn secrets(&self) -> PathBuf {
+        self.root.join("secrets")
+    }
+
+    /// The password of a store that is a server of the environment's own.
+    pub fn store_password(&self, component: &ComponentName) -> PathBuf {
+        self.secrets().join(format!("{component}-password"))
+    }
+
+    /// What a store that is a server of the environment's own keeps.
+    pub fn store_data(&self, component: &ComponentName) -> PathBuf {
+        self.data().join(component.as_str())
+    }
+
+    /// The port of a store that is a server of the environment's own, kept so that its address stays the same.
+    pub fn store_port(&self, component: &ComponentName) -> PathBuf {
+        self.root.join("ports").join(component.as_str())
     }
 
     /// The routing table the gateway boots from.

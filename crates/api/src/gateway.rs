@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | `PUT /v1/table` | [`PutTable`] | [`Applied`] |
 //! | `GET /v1/state` | | [`GatewayState`] |
+//! | `GET /v1/measures` | | [`Measures`] |
 //! | `GET /metrics` | | Prometheus text |
 //! | `GET /.mainstay/health` | | 200 when a stamp serves, else 503 |
 //!
@@ -13,6 +14,7 @@
 use model::name::{FenceToken, ReleaseNumber, StampId};
 use model::workload::GatewaySettings;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// The header that asks for a stamp other than the one that serves: `candidate`. Removed before forwarding.
@@ -55,8 +57,31 @@ pub struct Table {
     pub trusted_proxies: Vec<IpAddr>,
     /// The stamp that serves. None: 503 with Retry-After.
     pub active: Option<TableStamp>,
-    /// The stamp behind the preview door.
+    /// The stamp behind the preview door, and of `weight` users of 10,000.
     pub candidate: Option<TableStamp>,
+    /// How many users of 10,000 the candidate has, 0 to 9999. A user is an affinity key
+    /// (`model::workload::Affinity`), and has the candidate when a hash of the candidate's release and the key is
+    /// below the weight: raising it only moves users to the candidate.
+    #[serde(default)]
+    pub weight: u16,
+    /// The stamp that takes over from the active one when `guard` trips.
+    #[serde(default)]
+    pub fallback: Option<TableStamp>,
+    /// When users are taken from the watched stamp at once, before any agent has looked. The watched stamp is the
+    /// candidate when it has a weight; otherwise the active one, when there is a fallback; otherwise none.
+    #[serde(default)]
+    pub guard: Option<Guard>,
+}
+
+/// What trips the gateway's own guard over the stamp of a new release. It stays tripped until a table names other
+/// stamps, and users are on the stamp before meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// Errors of the watched stamp beyond what the other stamp's rate of errors explains, counted since the stamp
+    /// was first watched. Errors are as in [`RouteMeasures::errors`].
+    pub max_excess_errors: u32,
+    /// Connections that the watched stamp's instances did not take, since it was first watched.
+    pub max_connect_failures: u32,
 }
 
 /// One stamp in a [`Table`].
@@ -122,6 +147,12 @@ pub struct GatewayState {
     pub active: Option<StampId>,
     /// The stamp behind the preview door.
     pub candidate: Option<StampId>,
+    /// The candidate's users of 10,000, as in the table; none of them when the guard has tripped.
+    #[serde(default)]
+    pub weight: u16,
+    /// What the guard has seen of the stamp it watches.
+    #[serde(default)]
+    pub watched: Option<Watched>,
     /// Requests in flight on the active stamp.
     pub in_flight: u64,
     /// Client connections open.
@@ -132,4 +163,81 @@ pub struct GatewayState {
     pub failed: u64,
     /// Slots that are closed and still have requests in flight, or were closed by the latest table.
     pub closed: Vec<ClosedSlot>,
+}
+
+/// The stamp that a [`Guard`] watches, since it was first watched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Watched {
+    /// The stamp.
+    pub stamp: StampId,
+    /// Requests it has answered or failed.
+    pub requests: u64,
+    /// Of these, errors as in [`RouteMeasures::errors`].
+    pub errors: u64,
+    /// The same of the stamp that serves beside it.
+    pub other_requests: u64,
+    /// The same of the stamp that serves beside it.
+    pub other_errors: u64,
+    /// Connections that its instances did not take.
+    pub connect_failures: u64,
+    /// Why the guard has tripped, if it has.
+    pub tripped: Option<Tripped>,
+}
+
+/// Why a guard has tripped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tripped {
+    /// Too many errors.
+    Errors,
+    /// Too many connections were not taken.
+    Connects,
+}
+
+/// What was measured since the gateway started. All numbers only grow, as long as `pid` is the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measures {
+    /// [`crate::PROTOCOL_VERSION`].
+    pub v: u32,
+    /// The gateway's process.
+    pub pid: u32,
+    /// When this was read, by CLOCK_MONOTONIC in nanoseconds.
+    pub at_ns: u64,
+    /// Requests that came to an end.
+    pub requests: u64,
+    /// Requests repeated upstream.
+    pub retries: u64,
+    /// Requests that went wrong, by the kind of the gateway's own errors; kinds never seen are left out.
+    pub faults: BTreeMap<String, u64>,
+    /// The stamps of the latest tables, at most the active, candidate and fallback ones and the one before.
+    pub stamps: Vec<StampMeasures>,
+}
+
+/// What was measured of one stamp.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StampMeasures {
+    /// The stamp.
+    pub stamp: StampId,
+    /// Answers by class of status, from 1xx at index 1 to 5xx at index 5; at 0 what ended without one.
+    pub classes: [u64; 6],
+    /// Connections that its instances did not take.
+    pub connect_failures: u64,
+    /// Its routes that had requests, and [`model::workload::OTHER_ROUTE`].
+    pub routes: Vec<RouteMeasures>,
+}
+
+/// What was measured of one route on one stamp.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouteMeasures {
+    /// `model::workload::Route::name`.
+    pub route: String,
+    /// Requests that were dispatched, or failed to be, on this stamp, and have an outcome. What clients gave up
+    /// is left out.
+    pub requests: u64,
+    /// Of these: answered with 5xx by the service, or 502 or 504 by the gateway, or cut after the answer began.
+    pub errors: u64,
+    /// Latencies from the arrival of a request's head to the head of its answer, in two halves to which requests
+    /// went in turn: pairs of bucket and count, ascending, empty buckets left out. Buckets are those of
+    /// `stats::histogram`.
+    pub halves: [Vec<(u16, u64)>; 2],
 }

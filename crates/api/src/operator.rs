@@ -6,7 +6,9 @@
 //! | `GET /v1/configuration` | | the `model::workload::Configuration` of the release that serves |
 //! | `POST /v1/releases` | [`ReleaseRequest`] | [`Accepted`] |
 //! | `GET /v1/releases/{number}/events?after=SEQ` | | [`Events`]; waits up to [`EVENTS_WAIT`] for news |
+//! | `GET /v1/releases/{number}` | | [`History`] |
 //! | `POST /v1/rollback` | [`RollbackRequest`] | [`Accepted`] |
+//! | `POST /v1/abort` | [`RollbackRequest`] | [`Accepted`]; refused once the release is promoted |
 //! | `POST /v1/down` | | [`Accepted`]-less `204`; instances are stopped when it answers |
 //!
 //! Errors are [`crate::problem::Problem`] with the status of their code.
@@ -20,7 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a request for events waits for one.
-pub const EVENTS_WAIT: Duration = Duration::from_secs(10);
+pub const EVENTS_WAIT: Duration = Duration::from_secs(2);
 
 /// What a release is to be made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +38,9 @@ pub struct ReleaseRequest {
     pub sources: BTreeMap<ComponentName, Source>,
     /// The workload file, resolved for this environment.
     pub configuration: Configuration,
+    /// Whether to roll back once and forward again before the release goes on, to show that it can.
+    #[serde(default)]
+    pub rehearse: bool,
 }
 
 /// Where an artifact comes from. Paths are absolute.
@@ -79,7 +84,7 @@ pub struct Events {
 }
 
 /// One recorded step of a release.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReleaseEvent {
     /// Counts the events of one release, from 1.
     pub seq: u64,
@@ -89,6 +94,101 @@ pub struct ReleaseEvent {
     pub state: String,
     /// What happened, for people.
     pub text: String,
+    /// The numbers that made a decision, as JSON: a [`Decision`].
+    #[serde(default)]
+    pub decision: Option<Decision>,
+}
+
+/// What a gate decided, with the numbers that made it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// `pass`, `fail` or `inconclusive`.
+    pub verdict: model::verdict::Verdict,
+    /// What was looked at, the one that decided first.
+    pub checks: Vec<Check>,
+}
+
+/// One thing a gate looked at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// `crash`, `errors`, `exposure`, `latency`, `tail`, `objective`, `memory` or `sample`.
+    pub check: String,
+    /// The route, where it is about one.
+    pub route: Option<String>,
+    /// What it says.
+    pub verdict: model::verdict::Verdict,
+    /// In words.
+    pub text: String,
+    /// The numbers behind it; their names depend on the check.
+    pub numbers: serde_json::Value,
+}
+
+/// Everything recorded of a release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// The release.
+    pub release: ReleaseSummary,
+    /// Its story.
+    pub events: Vec<ReleaseEvent>,
+    /// The switch ledger: what became of every request that arrived during the release.
+    pub ledger: Ledger,
+}
+
+/// What became of every request that arrived during a release.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Over the whole release.
+    pub total: LedgerCounts,
+    /// Second by second, or coarser for long releases.
+    pub points: Vec<LedgerPoint>,
+    /// Intervals in which the gateway was not there to count, in milliseconds since 1970.
+    pub not_accounted: Vec<(u64, u64)>,
+}
+
+/// Requests by what became of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerCounts {
+    /// Answered by the stamp that served when the release began.
+    pub active: u64,
+    /// Answered by the candidate.
+    pub candidate: u64,
+    /// Of both: answered with 5xx by the service.
+    pub errors: u64,
+    /// Sent upstream a second time.
+    pub retried: u64,
+    /// Refused because of a limit, with 503 and Retry-After.
+    pub shed: u64,
+    /// Cut after the answer had begun, or in the head of it.
+    pub cut: u64,
+    /// Answered by the gateway with 502, 503 or 504.
+    pub failed: u64,
+    /// Given up by the client.
+    pub client_gone: u64,
+    /// Refused for what the client sent (4xx of the gateway).
+    pub refused: u64,
+}
+
+/// The ledger of one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LedgerPoint {
+    /// When it ended, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// How long it is, in milliseconds.
+    pub span_ms: u64,
+    /// The state the release was in.
+    pub state: String,
+    /// The candidate's users of 10,000; 10,000 when it serves alone.
+    pub weight: u16,
+    /// Requests that ended in it.
+    pub counts: LedgerCounts,
+    /// 95 of 100 answers of the old stamp were quicker, in milliseconds.
+    pub active_p95_ms: Option<f64>,
+    /// The same of the candidate.
+    pub candidate_p95_ms: Option<f64>,
+    /// Whether the gateway was started again in it, so that what the one before had counted since the last point is
+    /// not known.
+    #[serde(default)]
+    pub not_accounted: bool,
 }
 
 /// A release in one line.
@@ -112,6 +212,15 @@ pub struct ReleaseSummary {
     pub switch_ms: Option<f64>,
     /// The same, when it was taken back.
     pub rollback_ms: Option<f64>,
+    /// The same, when that was rehearsed.
+    #[serde(default)]
+    pub rehearsal_ms: Option<f64>,
+    /// What the candidate is compared by at the moment, in words.
+    #[serde(default)]
+    pub gate: Option<String>,
+    /// The percentage of users on it.
+    #[serde(default)]
+    pub percent: f64,
     /// When it was asked for, in milliseconds since 1970.
     pub created_ms: u64,
     /// How long the old stamp is still kept, when it is.
@@ -141,6 +250,9 @@ pub struct Status {
     pub active_ready: bool,
     /// The stamps that run, the active one first.
     pub stamps: Vec<StampStatus>,
+    /// The stores of this environment that have a process.
+    #[serde(default)]
+    pub stores: Vec<InstanceStatus>,
     /// The latest releases, newest first.
     pub releases: Vec<ReleaseSummary>,
 }
@@ -169,8 +281,11 @@ pub struct InstanceStatus {
     pub port: u16,
     /// Its process, while it runs.
     pub pid: Option<u32>,
-    /// Whether it gets requests.
+    /// Whether it gets requests, or works where it is a worker.
     pub ready: bool,
+    /// Resident memory in bytes, as last looked at; only where a limit is set.
+    #[serde(default)]
+    pub memory: Option<u64>,
     /// How often it was started again after an exit nobody asked for.
     pub restarts: u32,
     /// The last such exit or failed start, in words.

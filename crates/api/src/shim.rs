@@ -29,8 +29,22 @@ pub struct Start {
     pub open_files: Option<u64>,
     /// Where standard output and error go.
     pub log: PathBuf,
-    /// The port the instance was told.
+    /// The port the instance was told; 0 for what has none.
     pub port: u16,
+    /// What asks it to end. A shim older than this field sends SIGTERM.
+    #[serde(default)]
+    pub stop_signal: StopSignal,
+}
+
+/// The signal that asks an instance to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopSignal {
+    /// SIGTERM, as every service manager does.
+    #[default]
+    Term,
+    /// SIGINT: PostgreSQL then ends its clients' connections instead of waiting for them.
+    Int,
 }
 
 /// A process, told apart from a later one with the same number.
@@ -81,7 +95,7 @@ pub enum Ask {
         /// [`crate::PROTOCOL_VERSION`].
         v: u32,
     },
-    /// SIGTERM to the process group now, SIGKILL after the grace. The shim sees to both, whatever becomes
+    /// [`Start::stop_signal`] to the process group now, SIGKILL after the grace. The shim sees to both, whatever becomes
     /// of the agent. Answered when the instance has ended.
     Stop {
         /// [`crate::PROTOCOL_VERSION`].

@@ -2,18 +2,23 @@
 //! states become records, tables for the gateway, and work.
 
 use crate::crash::CrashPoint;
+use crate::evidence::Evidence;
+use crate::notify::Notifier;
+use crate::observe::Observer;
 use crate::retention::Kept;
 use crate::router::Router;
 use crate::server::{self, Command};
 use crate::stamp::{PortBook, Stamp};
 use crate::step::since;
+use crate::stores::Stores;
 use crate::work::Outcome;
 use api::folder::{Mark, MarkError, StateFolder};
 use api::gateway::{Persist, Table};
-use api::operator::{Accepted, ReleaseRequest};
+use api::operator::{Accepted, Decision, ReleaseRequest};
 use api::problem::Problem;
-use model::machine::{Event, State};
+use model::machine::{self, Course, Event, State};
 use model::name::StampId;
+use model::workload::Notify;
 use runtime::Driver;
 use runtime::ports::Ports;
 use std::collections::BTreeMap;
@@ -85,10 +90,18 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
         let (commands, inbox) = mpsc::channel(COMMAND_LIMIT);
         let (agent, nudges) = Agent::open(folder.clone(), mark).await?;
         let api = server::bind(&folder).map_err(io("cannot listen on the agent's socket"))?;
-        let serving = server::serve(api, commands, agent.records.clone(), agent.news.subscribe());
+        let serving = server::serve(
+            api,
+            commands,
+            agent.records.clone(),
+            agent.news.subscribe(),
+            agent.observer.live(),
+        );
         let serving = tokio::spawn(serving);
+        let notifying = tokio::spawn(agent.notifier().run());
         let ended = agent.run(inbox, nudges).await;
         serving.abort();
+        notifying.abort();
         ended
     });
     // What is being copied by a blocking task is of no use to anybody: the next agent does it again.
@@ -101,6 +114,8 @@ pub fn run(options: &Options) -> Result<(), AgentError> {
 pub(crate) struct Current {
     pub(crate) record: ReleaseRecord,
     pub(crate) request: ReleaseRequest,
+    /// Which states it goes through.
+    pub(crate) course: Course,
     /// When the decision for the present state was made, by CLOCK_MONOTONIC. None after a restart.
     pub(crate) decided_ns: Option<u64>,
     /// Whether the work of the state has begun; it waits until every instance has been looked for.
@@ -110,6 +125,26 @@ pub(crate) struct Current {
     pub(crate) kept: Kept,
     /// A state that the disk had no room for.
     pub(crate) unrecorded: Option<Unrecorded>,
+}
+
+impl Current {
+    pub(crate) fn new(
+        record: ReleaseRecord,
+        request: ReleaseRequest,
+        decided_ns: Option<u64>,
+        kept: Kept,
+    ) -> Self {
+        let course = Course::of(&request.configuration, record.old.is_some(), request.rehearse);
+        Self { record, request, course, decided_ns, begun: false, deadline: None, kept, unrecorded: None }
+    }
+
+    /// The candidate's share of users, of 10,000.
+    pub(crate) fn share(&self) -> u16 {
+        match machine::serving(&self.record.state) {
+            machine::Side::Candidate => 10_000,
+            machine::Side::Old => machine::weight(&self.course, &self.record.state),
+        }
+    }
 }
 
 /// What is still to be recorded of the present state.
@@ -130,6 +165,11 @@ pub(crate) struct Agent {
     pub(crate) base_env: BTreeMap<String, String>,
     pub(crate) preview_token: String,
     pub(crate) stamps: BTreeMap<StampId, Stamp>,
+    pub(crate) stores: Stores,
+    /// Measures the gateway while a release is under way.
+    pub(crate) observer: Observer,
+    /// What the gate has seen of the candidate so far.
+    pub(crate) evidence: Arc<Mutex<Evidence>>,
     pub(crate) current: Option<Current>,
     /// A release that was asked for while the old stamp was still kept or being retired.
     pub(crate) waiting: Option<(ReleaseRequest, oneshot::Sender<Result<Accepted, Problem>>)>,
@@ -139,6 +179,8 @@ pub(crate) struct Agent {
     pub(crate) nudge: mpsc::Sender<()>,
     /// Rises with every record, for those who wait for events.
     pub(crate) news: watch::Sender<u64>,
+    /// Who is told of changes, as the latest release says.
+    pub(crate) whom: watch::Sender<Notify>,
     pub(crate) wanted: Option<(u64, Persist, Table)>,
     pub(crate) crash: CrashPoint,
 }
@@ -164,19 +206,26 @@ impl Agent {
         let ports = PortBook::new(Ports::new(&mark.id, fence.0));
         // One nudge in the queue is enough: whoever takes it looks at everything.
         let (nudge, nudges) = mpsc::channel(1);
+        let router = Router::start(folder.gateway_socket(), fence);
+        let observer = Observer::start(router.clone(), records.clone());
+        let driver = Arc::new(Driver::new(folder.clone(), fence));
         let mut agent = Self {
-            router: Router::start(folder.gateway_socket(), fence),
-            driver: Arc::new(Driver::new(folder.clone(), fence)),
+            router,
+            driver,
             ports: Arc::new(Mutex::new(ports)),
             base_env: base_env(mark.inherit_env),
             preview_token,
             stamps: BTreeMap::new(),
+            stores: Stores::new(folder.clone(), nudge.clone()),
+            observer,
+            evidence: Arc::default(),
             current: None,
             waiting: None,
             work: JoinSet::new(),
             down: false,
             nudge,
             news: watch::Sender::new(0),
+            whom: watch::Sender::new(Notify::default()),
             wanted: None,
             crash: CrashPoint::from_environment(),
             mark,
@@ -187,6 +236,16 @@ impl Agent {
         Ok((agent, nudges))
     }
 
+    fn notifier(&self) -> Notifier {
+        Notifier {
+            workload: self.mark.workload.clone(),
+            environment: self.mark.environment.clone(),
+            records: self.records.clone(),
+            news: self.news.subscribe(),
+            whom: self.whom.subscribe(),
+        }
+    }
+
     async fn recover(&mut self) -> Result<(), AgentError> {
         let latest = self.records.latest(1).await?.pop();
         if let Some(record) = latest {
@@ -194,16 +253,7 @@ impl Agent {
             let request = serde_json::from_str(&record.request).map_err(damaged)?;
             tracing::info!(release = %record.number, state = %record.state, "taking over");
             let kept = self.kept(&record).await?;
-            let current = Current {
-                record,
-                request,
-                decided_ns: None,
-                begun: false,
-                deadline: None,
-                kept,
-                unrecorded: None,
-            };
-            self.current = Some(current);
+            self.set_current(Current::new(record, request, None, kept));
             self.ensure_stamps().await?;
             self.believe_the_gateway().await?;
             self.enter();
@@ -226,9 +276,10 @@ impl Agent {
     async fn believe_the_gateway(&mut self) -> Result<(), AgentError> {
         let Some(current) = &self.current else { return Ok(()) };
         let old = current.record.old;
-        let promoted = current.record.state == State::Promoted;
-        if promoted
-            && self.router.look().await.is_some_and(|state| state.active.is_some() && state.active == old)
+        if machine::was_taken_back(&current.record.state)
+            && self.router.look().await.is_some_and(|gateway| {
+                gateway.active.is_some() && gateway.active == old && gateway.candidate.is_none()
+            })
         {
             let text = "the gateway was found serving the old stamp: a take-back that was not recorded";
             self.event(Event::RollbackAsked, text.into(), Findings::default()).await?;
@@ -275,6 +326,12 @@ impl Agent {
         }
     }
 
+    /// A release is under way, or was last.
+    pub(crate) fn set_current(&mut self, current: Current) {
+        self.whom.send_replace(current.request.configuration.notify.clone());
+        self.current = Some(current);
+    }
+
     pub(crate) fn release_state(&self) -> Option<&State> {
         self.current.as_ref().map(|current| &current.record.state)
     }
@@ -283,9 +340,26 @@ impl Agent {
         let Some(current) = &self.current else { return Ok(()) };
         self.crash.acted(current.record.number, &current.record.state);
         let Some(event) = outcome.event else { return Ok(()) };
-        let mut findings = Findings { release: outcome.release, ..Findings::default() };
+        let mut findings = Findings {
+            release: outcome.release,
+            decision: outcome.decision.map(|decision| decision_text(&decision)),
+            contracted: outcome.contracted,
+            ..Findings::default()
+        };
         let mut text = outcome.text;
-        if event == Event::Switched {
+        if event == Event::Returned {
+            let candidate = current.record.number.stamp();
+            findings.rehearsal_ns = since(current.decided_ns, outcome.routed.as_ref(), Some(candidate));
+            text = match findings.rehearsal_ns {
+                Some(ns) => format!(
+                    "rehearsed: the last request went to {candidate} {:.1} ms after the decision; and forward again",
+                    ns as f64 / 1e6
+                ),
+                None => "rehearsed; and forward again".into(),
+            };
+        } else if event == Event::Switched && current.record.state == State::RehearsingForward {
+            text = format!("users are on {} again", current.record.number.stamp());
+        } else if event == Event::Switched {
             findings.switch_ns = since(current.decided_ns, outcome.routed.as_ref(), current.record.old);
             text = match findings.switch_ns {
                 Some(ns) => format!(
@@ -298,6 +372,11 @@ impl Agent {
         }
         self.event(event, text, findings).await
     }
+}
+
+/// A decision as it is recorded.
+pub(crate) fn decision_text(decision: &Decision) -> String {
+    serde_json::to_string(decision).expect("a decision has string keys")
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -11,6 +11,7 @@ use api::operator::{Accepted, ReleaseRequest};
 use api::problem::{Code, Problem};
 use model::machine::{self, Event, Side, State};
 use model::name::ReleaseNumber;
+use std::sync::Arc;
 use store::commit::WriteError;
 use store::records::{Findings, ReleaseRecord};
 use tokio::sync::oneshot;
@@ -39,6 +40,13 @@ impl Agent {
                 let answer = self.rollback(number).await?;
                 let _ = reply.send(answer);
             }
+            Command::Abort(number, reply) => {
+                let answer = match self.may_abort(number) {
+                    Ok(()) => self.rollback(number).await?,
+                    Err(problem) => Err(problem),
+                };
+                let _ = reply.send(answer);
+            }
             Command::Down(reply) => self.go_down(reply),
         }
         Ok(())
@@ -58,7 +66,11 @@ impl Agent {
             *waiting = reply;
             return Ok(());
         }
-        if let Err(problem) = self.check(&request) {
+        let checked = match self.check(&request) {
+            Ok(()) => self.check_schemas(&request.configuration).await?,
+            Err(problem) => Err(problem),
+        };
+        if let Err(problem) = checked {
             let _ = reply.send(Err(problem));
             return Ok(());
         }
@@ -72,11 +84,12 @@ impl Agent {
         }
         match self.current.as_ref().map(|current| &current.record.state) {
             Some(State::Promoted) => {
+                // One at a time: what it waits for is the end of keeping the old stamp.
                 self.waiting = Some((request, reply));
                 let text = "a newer release is asked for".into();
                 self.event(Event::KeepOldOver, text, Findings::default()).await
             }
-            Some(State::Retiring) => {
+            Some(State::Retiring | State::Contracting) => {
                 self.waiting = Some((request, reply));
                 Ok(())
             }
@@ -113,7 +126,7 @@ impl Agent {
         }
         match &self.current {
             Some(Current { record: ReleaseRecord { number, name, state, .. }, .. })
-                if !state.is_final() && !matches!(state, State::Promoted | State::Retiring) =>
+                if !state.is_settled() =>
             {
                 let message = format!("release {number} ({name}) is {state}; one release at a time");
                 let hint = format!("wait for it, or take it back: mainstay rollback {environment}");
@@ -149,15 +162,8 @@ impl Agent {
         self.crash.recorded(record.number, &record.state);
         let decided_ns = Some(monotonic_ns());
         let kept = self.kept(&record).await?;
-        self.current = Some(Current {
-            record,
-            request,
-            decided_ns,
-            begun: false,
-            deadline: None,
-            kept,
-            unrecorded: None,
-        });
+        self.evidence = Arc::default();
+        self.set_current(Current::new(record, request, decided_ns, kept));
         self.tell_news();
         self.enter();
         Ok(())
@@ -181,11 +187,20 @@ impl Agent {
             // It is being taken back, or was: what was asked for happens.
             return Ok(Ok(Accepted { number }));
         }
-        if machine::next(current.record.old.is_some(), &current.record.state, &Event::RollbackAsked).is_err()
-        {
+        if machine::next(&current.course, &current.record.state, &Event::RollbackAsked).is_err() {
             let state = &current.record.state;
-            let message =
-                format!("release {number} ({name}) is {state}: the stamp before it is not kept any longer");
+            let contracted = self.records.contracted().await?;
+            let by_this = contracted.iter().find(|(_, contracted)| contracted.by == number);
+            let message = match by_this {
+                Some((store, _)) => format!(
+                    "release {number} ({name}) has contracted the schema of {store}: code of before cannot run on it"
+                ),
+                None => {
+                    format!(
+                        "release {number} ({name}) is {state}: the stamp before it is not kept any longer"
+                    )
+                }
+            };
             return Ok(Err(nothing(message)));
         }
         let serving = machine::serving(&current.record.state) == Side::Candidate;
@@ -200,10 +215,26 @@ impl Agent {
         Ok(Ok(Accepted { number }))
     }
 
+    fn may_abort(&self, asked: ReleaseNumber) -> Result<(), Problem> {
+        let settled = self.current.as_ref().filter(|current| {
+            current.record.number == asked
+                && current.record.state.reason().is_none()
+                && current.record.state.is_settled()
+        });
+        let Some(Current { record: ReleaseRecord { number, name, state, .. }, .. }) = settled else {
+            return Ok(());
+        };
+        let message = format!("release {number} ({name}) is {state}: there is nothing left to abort");
+        let hint = format!(
+            "take it back, while the stamp before is kept: mainstay rollback {}",
+            self.mark.environment
+        );
+        Err(Problem::new(Code::Conflict, message).hint(hint))
+    }
+
     fn go_down(&mut self, reply: oneshot::Sender<Result<(), Problem>>) {
         if let Some(Current { record: ReleaseRecord { number, name, state, .. }, .. }) = &self.current
-            && !state.is_final()
-            && !matches!(state, State::Promoted | State::Retiring)
+            && !state.is_settled()
         {
             let message = format!("release {number} ({name}) is {state}");
             let hint = format!("wait for it, or take it back: mainstay rollback {}", self.mark.environment);
@@ -223,10 +254,14 @@ impl Agent {
             trusted_proxies: self.mark.listen.trusted_proxies.clone(),
             active: None,
             candidate: None,
+            weight: 0,
+            fallback: None,
+            guard: None,
         };
         self.work = JoinSet::new();
         let serial = self.router.want(table, Persist::After);
         let router = self.router.clone();
+        let stores = self.stores.watch();
         let stamps: Vec<_> = self
             .stamps
             .values()
@@ -242,6 +277,8 @@ impl Agent {
             for (_, watch, _) in stamps {
                 watch.stopped().await;
             }
+            // What others have stopped using.
+            stores.stop().await;
             let _ = reply.send(Ok(()));
         });
     }

@@ -1,7 +1,8 @@
 //! One instance, supervised: found again or started, made ready, started again when it ends, stopped.
 
+use crate::needs::{Address, Given, Need, addresses_of_needs, need_moved};
 use crate::stamp::Surroundings;
-use api::shim::Start;
+use api::shim::{Start, StopSignal};
 use model::artifact::Artifact;
 use model::name::InstanceId;
 use model::template::MissingValue;
@@ -9,18 +10,22 @@ use model::workload::Service;
 use runtime::{Adopted, Instance, NotReady, describe_exit};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 /// An instance that ran this long is started again at once; one that did not waits longer each time.
-const STEADY_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const STEADY_AFTER: Duration = Duration::from_secs(10);
 /// The first wait.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+pub(crate) const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest wait.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+pub(crate) const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// A worker that has lived this long works.
+const WORKER_STEADY: Duration = Duration::from_millis(500);
+/// How often the memory of an instance with a limit is looked at.
+const MEMORY_LOOK: Duration = Duration::from_secs(1);
 /// How many ports are tried when strangers take them between the check and the start.
 const PORT_TRIES: u32 = 5;
 
@@ -34,6 +39,8 @@ pub(crate) struct View {
     pub(crate) restarts: u32,
     /// The last exit nobody asked for, or the last start that failed.
     pub(crate) last_exit: Option<String>,
+    /// Resident bytes, where a limit is set.
+    pub(crate) memory: Option<u64>,
 }
 
 /// Where an instance is.
@@ -45,6 +52,8 @@ pub(crate) enum Phase {
     Starting,
     /// It may get requests.
     Ready(SocketAddr),
+    /// It is a worker, and works.
+    Working,
     /// It has ended, or did not get ready, and will be started again.
     Down,
     /// It was told to stop, and has.
@@ -56,7 +65,8 @@ pub(crate) enum Phase {
 pub(crate) enum Want {
     /// Found or started, and started again when it ends.
     Run,
-    /// Left running when it is found, and not started: it is to be stopped soon.
+    /// Left running when it is found, and not started: it is to be stopped soon, or another may still run in its
+    /// place.
     Keep,
     Stop,
 }
@@ -69,29 +79,29 @@ pub(crate) struct Plan {
     pub(crate) artifact: Artifact,
     /// The instances it uses, with the variable that gets their address.
     pub(crate) needs: Vec<Need>,
+    /// Addresses of what is no instance of a stamp: stores, and what others run.
+    pub(crate) given: Vec<Given>,
     /// Whether the stamp has served: then an instance that is found and listens is ready, whatever its
     /// readiness path says at this moment. It may be answering users.
     pub(crate) served: bool,
     pub(crate) surroundings: Arc<Surroundings>,
 }
 
-/// An instance that another one needs.
-#[derive(Debug, Clone)]
-pub(crate) struct Need {
-    pub(crate) address_as: Option<String>,
-    pub(crate) view: watch::Receiver<View>,
-}
-
 impl View {
     pub(crate) fn unknown() -> Self {
-        Self { phase: Phase::Unknown, port: 0, pid: None, restarts: 0, last_exit: None }
+        Self { phase: Phase::Unknown, port: 0, pid: None, restarts: 0, last_exit: None, memory: None }
     }
 
     pub(crate) fn ready(&self) -> Option<SocketAddr> {
         match self.phase {
             Phase::Ready(address) => Some(address),
-            Phase::Unknown | Phase::Starting | Phase::Down | Phase::Stopped => None,
+            Phase::Unknown | Phase::Starting | Phase::Working | Phase::Down | Phase::Stopped => None,
         }
+    }
+
+    /// Whether it does what it is there for.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.phase, Phase::Ready(_) | Phase::Working)
     }
 }
 
@@ -106,17 +116,36 @@ enum Life {
 /// How a running process was come by.
 struct Found {
     /// The addresses of what it needs, as it was told. None when an earlier agent told it.
-    needed: Option<BTreeMap<String, SocketAddr>>,
+    needed: Option<BTreeMap<String, Address>>,
     /// Whether an earlier agent had started it.
     again: bool,
 }
 
-/// Keeps one instance as wanted, until it is stopped. `changed` is called after every change of the view.
+/// Keeps one instance as wanted. One that serves is done when it was stopped; a worker may be wanted again.
+/// `changed` is called after every change of the view.
 pub(crate) async fn supervise(
     plan: Plan,
     mut want: watch::Receiver<Want>,
     view: watch::Sender<View>,
     changed: impl Fn(),
+) {
+    loop {
+        keep(&plan, &mut want, &view, &changed).await;
+        if plan.service.http {
+            return;
+        }
+        if want.wait_for(|want| *want == Want::Run).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Until it is stopped.
+async fn keep(
+    plan: &Plan,
+    want: &mut watch::Receiver<Want>,
+    view: &watch::Sender<View>,
+    changed: &impl Fn(),
 ) {
     let publish = |update: &dyn Fn(&mut View)| {
         view.send_modify(|view| update(view));
@@ -127,15 +156,15 @@ pub(crate) async fn supervise(
     let mut last_port = None;
     loop {
         let began = Instant::now();
-        let life = match find(&plan).await {
+        let life = match find(plan).await {
             Some(instance) => {
                 let needed = None;
-                live(&plan, instance, Found { needed, again: true }, &mut want, &publish).await
+                live(plan, instance, Found { needed, again: true }, want, &publish).await
             }
             None if *want.borrow() != Want::Run => break,
             None => {
                 publish(&|view| view.phase = Phase::Starting);
-                begin(&plan, last_port, &mut want, &publish).await
+                begin(plan, last_port, want, &publish).await
             }
         };
         let port = view.borrow().port;
@@ -166,7 +195,7 @@ pub(crate) async fn supervise(
         };
         tokio::select! {
             () = tokio::time::sleep(backoff) => {}
-            () = stop_wanted(&mut want) => break,
+            () = stop_wanted(want) => break,
         }
     }
     publish(&|view| {
@@ -175,7 +204,7 @@ pub(crate) async fn supervise(
     });
 }
 
-async fn stop_wanted(want: &mut watch::Receiver<Want>) {
+pub(crate) async fn stop_wanted(want: &mut watch::Receiver<Want>) {
     // A stamp that is dropped without stopping leaves its instances to the next agent.
     if want.wait_for(|want| *want == Want::Stop).await.is_err() {
         std::future::pending::<()>().await;
@@ -207,9 +236,13 @@ async fn begin(
         () = stop_wanted(want) => return Life::Stopped,
     };
     let over = |text: String| Life::Over { text, blameless: false, was_ready: false };
-    let port = match plan.surroundings.ports().allocate(last_port) {
-        Ok(port) => port,
-        Err(error) => return over(format!("{error}; hint: {}", error.hint())),
+    let port = match plan.service.http {
+        // A worker has none.
+        false => 0,
+        true => match plan.surroundings.ports().allocate(last_port) {
+            Ok(port) => port,
+            Err(error) => return over(format!("{error}; hint: {}", error.hint())),
+        },
     };
     publish(&|view| view.port = port);
     let start = match start_of(plan, port, &needed) {
@@ -235,15 +268,17 @@ async fn live(
 ) -> Life {
     let running = instance.running();
     let (pid, port) = (running.process.pid, running.port);
-    plan.surroundings.ports().take(port);
+    if port != 0 {
+        plan.surroundings.ports().take(port);
+    }
     publish(&|view| {
         view.pid = Some(pid);
         view.port = port;
     });
     let end = tokio::select! {
         ready = get_ready(plan, &instance, found.again) => match ready {
-            Ok(address) => {
-                publish(&|view| view.phase = Phase::Ready(address));
+            Ok(phase) => {
+                publish(&|view| view.phase = phase);
                 None
             }
             Err(not_ready) => Some(never_ready(&not_ready, port)),
@@ -256,6 +291,7 @@ async fn live(
             exit = instance.ended() => {
                 return Life::Over { text: describe_exit(&exit), blameless: false, was_ready: true };
             }
+            never = watch_memory(plan, &instance, publish) => match never {},
             () = need_moved(plan, found.needed) => {
                 let text = "what it needs has another address: it is started again with that".into();
                 Life::Over { text, blameless: true, was_ready: true }
@@ -274,19 +310,41 @@ async fn live(
     end
 }
 
-async fn get_ready(plan: &Plan, instance: &Instance, again: bool) -> Result<SocketAddr, NotReady> {
+async fn get_ready(plan: &Plan, instance: &Instance, again: bool) -> Result<Phase, NotReady> {
+    if !plan.service.http {
+        let long = if again { Duration::ZERO } else { WORKER_STEADY };
+        return instance.steady(long).await.map(|()| Phase::Working);
+    }
     if again
         && plan.served
         && let Some(address) = instance.listens().await
     {
-        return Ok(address);
+        return Ok(Phase::Ready(address));
     }
-    instance.ready(&plan.service.ready).await
+    instance.ready(&plan.service.ready).await.map(Phase::Ready)
+}
+
+/// Looks at the memory of an instance with a limit, for as long as it lives.
+async fn watch_memory(plan: &Plan, instance: &Instance, publish: &impl Fn(&dyn Fn(&mut View))) -> Infallible {
+    if plan.service.limits.memory.is_none() {
+        return std::future::pending().await;
+    }
+    let mut seen = None;
+    loop {
+        // What cannot be read is gone, and its end is noticed elsewhere.
+        let resident = instance.resident_bytes().ok();
+        if resident != seen {
+            publish(&|view| view.memory = resident);
+            seen = resident;
+        }
+        tokio::time::sleep(MEMORY_LOOK).await;
+    }
 }
 
 fn never_ready(not_ready: &NotReady, port: u16) -> Life {
     // A port is checked before an instance is told it, and may be taken in between.
     let blameless = match not_ready {
+        _ if port == 0 => false,
         NotReady::Stranger { .. } => true,
         NotReady::Exited { .. } => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_err(),
         NotReady::Elsewhere { .. } | NotReady::Timeout { .. } => false,
@@ -294,40 +352,7 @@ fn never_ready(not_ready: &NotReady, port: u16) -> Life {
     Life::Over { text: not_ready.to_string(), blameless, was_ready: false }
 }
 
-/// Waits until something this instance needs is ready at another address than it was told.
-async fn need_moved(plan: &Plan, needed: Option<BTreeMap<String, SocketAddr>>) {
-    let Some(needed) = needed else { return std::future::pending().await };
-    let told = |need: &Need| needed.get(need.address_as.as_ref()?).copied();
-    let moves = plan.needs.iter().filter_map(|need| Some((told(need)?, need.view.clone())));
-    let mut moves: JoinSet<()> = moves
-        .map(|(told, mut view)| async move {
-            let moved = |view: &View| view.ready().is_some_and(|address| address != told);
-            if view.wait_for(moved).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        })
-        .collect();
-    if moves.join_next().await.is_none() {
-        std::future::pending::<()>().await;
-    }
-}
-
-async fn addresses_of_needs(plan: &Plan) -> BTreeMap<String, SocketAddr> {
-    let mut addresses = BTreeMap::new();
-    for need in &plan.needs {
-        let mut view = need.view.clone();
-        // A need whose task is gone is being stopped, and so are we.
-        let Ok(ready) = view.wait_for(|view| view.ready().is_some()).await else {
-            return std::future::pending().await;
-        };
-        if let (Some(variable), Some(address)) = (&need.address_as, ready.ready()) {
-            addresses.insert(variable.clone(), address);
-        }
-    }
-    addresses
-}
-
-fn start_of(plan: &Plan, port: u16, needed: &BTreeMap<String, SocketAddr>) -> Result<Start, MissingValue> {
+fn start_of(plan: &Plan, port: u16, needed: &BTreeMap<String, Address>) -> Result<Start, MissingValue> {
     let surroundings = &plan.surroundings;
     let value = |name: &str| {
         Some(Cow::Owned(match name {
@@ -352,9 +377,11 @@ fn start_of(plan: &Plan, port: u16, needed: &BTreeMap<String, SocketAddr>) -> Re
         }
     };
     let mut env: BTreeMap<String, String> = surroundings.base_env.clone();
-    env.insert("PORT".into(), port.to_string());
+    if port != 0 {
+        env.insert("PORT".into(), port.to_string());
+    }
     for (name, address) in needed {
-        env.insert(name.clone(), format!("http://{address}"));
+        env.insert(name.clone(), address.url());
     }
     for (name, text) in &plan.service.env {
         env.insert(name.clone(), text.render(value)?);
@@ -369,6 +396,7 @@ fn start_of(plan: &Plan, port: u16, needed: &BTreeMap<String, SocketAddr>) -> Re
         open_files: plan.service.limits.open_files,
         log: surroundings.folder.instance_log(plan.id.stamp, &plan.id.component, plan.id.index),
         port,
+        stop_signal: StopSignal::Term,
     })
 }
 

@@ -25,6 +25,26 @@ mod retention;
 
 mod stamp;
 
+mod needs;
+
+mod stores;
+
+mod hooks;
+
+mod schema;
+
+mod gate;
+
+mod evidence;
+
+mod top_up;
+
+mod observe;
+
+mod ledger;
+
+mod notify;
+
 mod instance;
 
 mod router;

@@ -4,7 +4,7 @@ use api::folder::StateFolder;
 use api::operator::{ReleaseRequest, Source};
 use model::artifact::{Artifact, Release};
 use model::name::{ComponentName, Digest};
-use model::workload::Service;
+use model::template::Template;
 use runtime::artifacts;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -48,14 +48,14 @@ impl ResolveError {
 
 /// Whether everything the request names is there. Blocking: executables are read.
 pub(crate) fn sources_exist(request: &ReleaseRequest) -> Result<(), ResolveError> {
-    for (component, service) in &request.configuration.services {
+    for (component, command_of) in components(request) {
         match request.sources.get(component) {
             Some(Source::Path(path)) if path.symlink_metadata().is_ok() => {}
             Some(Source::Path(path)) => {
                 return Err(ResolveError::Missing { component: component.clone(), path: path.clone() });
             }
             Some(Source::Command { folder, search_path }) => {
-                command(component, service, folder, search_path.as_deref())?;
+                command(component, command_of, folder, search_path.as_deref())?;
             }
             None => return Err(ResolveError::NoSource(component.clone())),
         }
@@ -72,7 +72,7 @@ pub(crate) fn resolve(
 ) -> Result<Release, ResolveError> {
     let mut stored: BTreeMap<PathBuf, Digest> = BTreeMap::new();
     let mut resolved = BTreeMap::new();
-    for (component, service) in &request.configuration.services {
+    for (component, command_of) in components(&request) {
         let artifact = match request.sources.get(component) {
             Some(Source::Path(path)) => {
                 let digest = match stored.get(path) {
@@ -83,7 +83,7 @@ pub(crate) fn resolve(
                 Artifact::Stored { digest }
             }
             Some(Source::Command { folder, search_path }) => {
-                command(component, service, folder, search_path.as_deref())?
+                command(component, command_of, folder, search_path.as_deref())?
             }
             None => return Err(ResolveError::NoSource(component.clone())),
         };
@@ -91,6 +91,17 @@ pub(crate) fn resolve(
     }
     let digest = hash(&resolved, &request);
     Ok(Release { name, digest, artifacts: resolved, configuration: request.configuration })
+}
+
+/// Everything that is run from an artifact, with its command: services, and stores with hooks.
+fn components(request: &ReleaseRequest) -> Vec<(&ComponentName, &[Template])> {
+    let configuration = &request.configuration;
+    let services = configuration.services.iter().map(|(name, service)| (name, service.run.as_slice()));
+    let stores = configuration.stores.iter().filter_map(|(name, store)| {
+        let hook = [&store.expand, &store.contract].into_iter().find(|hook| !hook.is_empty())?;
+        Some((name, hook.as_slice()))
+    });
+    services.chain(stores).collect()
 }
 
 fn store(component: &ComponentName, folder: &StateFolder, path: &Path) -> Result<Digest, ResolveError> {
@@ -102,12 +113,12 @@ fn store(component: &ComponentName, folder: &StateFolder, path: &Path) -> Result
 
 fn command(
     component: &ComponentName,
-    service: &Service,
+    command: &[Template],
     folder: &Path,
     search_path: Option<&str>,
 ) -> Result<Artifact, ResolveError> {
     // The program's name has no values to fill in: `mainstay run` takes it literally.
-    let program = service.run[0].render(|_| None).unwrap_or_default();
+    let program = command[0].render(|_| None).unwrap_or_default();
     let (executable, digest) = artifacts::executable(&program, folder, search_path.map(OsStr::new))
         .map_err(|cause| ResolveError::Executable { component: component.clone(), cause })?;
     Ok(Artifact::Command { digest, executable, folder: folder.to_owned() })

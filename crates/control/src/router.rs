@@ -1,7 +1,7 @@
 //! What the gateway is told: one task brings the latest wanted table to it, whatever happens to the gateway.
 
 use api::client::{CallError, Client};
-use api::gateway::{Applied, ClosedSlot, GatewayState, Persist, PutTable, Table};
+use api::gateway::{Applied, ClosedSlot, GatewayState, Measures, Persist, PutTable, Table};
 use model::name::{FenceToken, StampId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -85,6 +85,11 @@ impl Router {
     /// Asks the gateway how it is; none when it does not answer.
     pub(crate) async fn look(&self) -> Option<GatewayState> {
         self.client.get("/v1/state").await.ok()
+    }
+
+    /// What the gateway has measured; none when it does not answer.
+    pub(crate) async fn measures(&self) -> Option<Measures> {
+        self.client.get("/v1/measures").await.ok()
     }
 
     /// Waits until nothing is in flight on a closed slot, or `patience` is over. Gives what is left.

@@ -1,8 +1,11 @@
 //! The agent's API on its socket: requests become commands for the loop; events are read from the records.
 
 use crate::agent::AgentError;
+use crate::observe::Live;
 use api::folder::StateFolder;
-use api::operator::{Accepted, EVENTS_WAIT, Events, ReleaseEvent, ReleaseRequest, RollbackRequest, Status};
+use api::operator::{
+    Accepted, EVENTS_WAIT, Events, History, ReleaseEvent, ReleaseRequest, RollbackRequest, Status,
+};
 use api::problem::{Code, Problem};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -12,7 +15,7 @@ use axum::{Json, Router};
 use model::name::ReleaseNumber;
 use model::workload::Configuration;
 use std::os::unix::fs::PermissionsExt;
-use store::records::Records;
+use store::records::{EventRecord, Records};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -27,6 +30,7 @@ pub(crate) enum Command {
     Configuration(Reply<Configuration>),
     Release(Box<ReleaseRequest>, Reply<Accepted>),
     Rollback(ReleaseNumber, Reply<Accepted>),
+    Abort(ReleaseNumber, Reply<Accepted>),
     Down(Reply<()>),
 }
 
@@ -35,6 +39,7 @@ struct Server {
     commands: mpsc::Sender<Command>,
     records: Records,
     news: watch::Receiver<u64>,
+    live: watch::Receiver<Live>,
 }
 
 /// The one place where errors become answers.
@@ -71,16 +76,19 @@ pub(crate) async fn serve(
     commands: mpsc::Sender<Command>,
     records: Records,
     news: watch::Receiver<u64>,
+    live: watch::Receiver<Live>,
 ) -> Result<(), AgentError> {
     let routes = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/configuration", get(configuration))
         .route("/v1/releases", post(release))
         .route("/v1/releases/{number}/events", get(events))
+        .route("/v1/releases/{number}", get(history))
         .route("/v1/rollback", post(rollback))
+        .route("/v1/abort", post(abort))
         .route("/v1/down", post(down))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Server { commands, records, news });
+        .with_state(Server { commands, records, news, live });
     axum::serve(listener, routes)
         .await
         .map_err(|cause| AgentError::Io { what: "the agent's socket".into(), cause })
@@ -129,6 +137,48 @@ async fn rollback(
     Ok(Json(server.ask(|reply| Command::Rollback(request.number, reply)).await??))
 }
 
+async fn abort(
+    State(server): State<Server>,
+    request: Result<Json<RollbackRequest>, JsonRejection>,
+) -> Result<Json<Accepted>, Refusal> {
+    let Json(request) = request.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
+    spoken(request.v)?;
+    Ok(Json(server.ask(|reply| Command::Abort(request.number, reply)).await??))
+}
+
+async fn history(State(server): State<Server>, Path(number): Path<u64>) -> Result<Json<History>, Refusal> {
+    let number = ReleaseNumber(number);
+    let record = server.records.release(number).await.map_err(unreadable)?;
+    let record = record.ok_or_else(|| no_such(number))?;
+    let events = server.records.events(number, 0).await.map_err(unreadable)?;
+    let points = server.records.ledger(number).await.map_err(unreadable)?;
+    Ok(Json(History {
+        release: crate::status::summary(&record, None, None),
+        events: events.into_iter().map(told).collect(),
+        ledger: crate::ledger::of_points(&points),
+    }))
+}
+
+fn unreadable(error: store::commit::WriteError) -> Refusal {
+    Refusal(Problem::new(Code::Machine, error.to_string()))
+}
+
+fn no_such(number: ReleaseNumber) -> Problem {
+    Problem::new(Code::BadRequest, format!("there is no release {number}"))
+}
+
+/// A recorded event, as it is told.
+fn told(event: EventRecord) -> ReleaseEvent {
+    ReleaseEvent {
+        seq: event.seq,
+        at_ms: event.at_ms,
+        state: event.state,
+        text: event.text,
+        // One that a newer agent has recorded in another shape is left out.
+        decision: event.decision.and_then(|text| serde_json::from_str(&text).ok()),
+    }
+}
+
 async fn down(State(server): State<Server>) -> Result<http::StatusCode, Refusal> {
     server.ask(Command::Down).await??;
     Ok(http::StatusCode::NO_CONTENT)
@@ -148,24 +198,16 @@ async fn events(
     let number = ReleaseNumber(number);
     let mut news = server.news.clone();
     let deadline = tokio::time::Instant::now() + EVENTS_WAIT;
-    let failed = |e: store::commit::WriteError| Refusal(Problem::new(Code::Machine, e.to_string()));
     loop {
         // Marked as seen before the records are read, so that nothing recorded since is waited over.
         news.borrow_and_update();
-        let record = server.records.release(number).await.map_err(failed)?;
-        let record =
-            record.ok_or_else(|| Problem::new(Code::BadRequest, format!("there is no release {number}")))?;
-        let found = server.records.events(number, after).await.map_err(failed)?;
+        let record = server.records.release(number).await.map_err(unreadable)?;
+        let record = record.ok_or_else(|| no_such(number))?;
+        let found = server.records.events(number, after).await.map_err(unreadable)?;
         let late = tokio::time::Instant::now() >= deadline;
         if !found.is_empty() || record.state.is_final() || late {
-            let events = found.into_iter().map(|event| ReleaseEvent {
-                seq: event.seq,
-                at_ms: event.at_ms,
-                state: event.state,
-                text: event.text,
-            });
-            let release = crate::status::summary(&record, None);
-            return Ok(Json(Events { events: events.collect(), release }));
+            let release = crate::status::summary(&record, None, Some(&server.live.borrow()));
+            return Ok(Json(Events { events: found.into_iter().map(told).collect(), release }));
         }
         tokio::select! {
             // A loop that has ended tells no more news; the deadline still holds.

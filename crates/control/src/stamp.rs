@@ -1,6 +1,7 @@
 //! A stamp: all instances of one release, each in a task of its own.
 
-use crate::instance::{self, Need, Phase, Plan, View, Want};
+use crate::instance::{self, Phase, Plan, View, Want};
+use crate::needs::{Given, Need};
 use api::folder::StateFolder;
 use model::artifact::Release;
 use model::name::{ComponentName, EnvironmentName, FenceToken, InstanceId, StampId};
@@ -56,6 +57,11 @@ impl PortBook {
         Ok(port)
     }
 
+    /// The ports to choose from, and those in use.
+    pub(crate) fn copy(&self) -> (Ports, BTreeSet<u16>) {
+        (self.ports.clone(), self.taken.clone())
+    }
+
     /// An instance was found that uses `port`.
     pub(crate) fn take(&mut self, port: u16) {
         self.taken.insert(port);
@@ -72,23 +78,30 @@ pub(crate) struct Stamp {
     pub(crate) id: StampId,
     pub(crate) release: Arc<Release>,
     want: watch::Sender<Want>,
+    /// The same for its workers.
+    work: watch::Sender<Want>,
     instances: Vec<(InstanceId, watch::Receiver<View>)>,
+    /// Of `instances`, those that are workers.
+    workers: BTreeSet<InstanceId>,
     /// Dropping the stamp ends the tasks and leaves the processes to the next agent.
     _tasks: JoinSet<()>,
 }
 
 impl Stamp {
-    /// Finds every instance, and starts it where it is wanted to run. `served`: see [`Plan`]. `changed` hears of every change of an instance; a full queue means
-    /// that it is about to look anyway.
+    /// Finds every instance, and starts it where it is wanted to run; workers are found and wait for
+    /// [`Stamp::work`]. `served`: see [`Plan`]. `given` has the addresses of what is no instance. `changed` hears of
+    /// every change of an instance; a full queue means that it is about to look anyway.
     pub(crate) fn run(
         id: StampId,
         release: Arc<Release>,
         surroundings: &Arc<Surroundings>,
         want: Want,
         served: bool,
+        given: &BTreeMap<ComponentName, Given>,
         changed: &mpsc::Sender<()>,
     ) -> Self {
         let (want, wanted) = watch::channel(want);
+        let (work, work_wanted) = watch::channel(Want::Keep);
         let services = &release.configuration.services;
         let mut views: BTreeMap<&ComponentName, Vec<watch::Receiver<View>>> = BTreeMap::new();
         let mut senders = Vec::new();
@@ -101,6 +114,7 @@ impl Stamp {
         }
         let mut tasks = JoinSet::new();
         let mut instances = Vec::new();
+        let mut workers = BTreeSet::new();
         for (instance, sender) in senders {
             let service = services[&instance.component].clone();
             let artifact = release.artifacts[&instance.component].clone();
@@ -110,17 +124,42 @@ impl Stamp {
                 let view = copies[instance.index as usize % copies.len()].clone();
                 Need { address_as: services[name].address_as.clone(), view }
             };
-            let needs = service.needs.iter().map(need).collect();
+            let needs = service.needs.iter().filter(|name| services.contains_key(*name)).map(need).collect();
+            let given = service.needs.iter().filter_map(|name| given.get(name)).cloned().collect();
             instances.push((instance.clone(), sender.subscribe()));
+            let wanted = match service.http {
+                true => wanted.clone(),
+                false => {
+                    workers.insert(instance.clone());
+                    work_wanted.clone()
+                }
+            };
             let surroundings = Arc::clone(surroundings);
-            let plan = Plan { id: instance, service, artifact, needs, served, surroundings };
+            let plan = Plan { id: instance, service, artifact, needs, given, served, surroundings };
             let changed = changed.clone();
             let nudge = move || {
                 let _ = changed.try_send(());
             };
-            tasks.spawn(instance::supervise(plan, wanted.clone(), sender, nudge));
+            tasks.spawn(instance::supervise(plan, wanted, sender, nudge));
         }
-        Self { id, release: Arc::clone(&release), want, instances, _tasks: tasks }
+        Self { id, release: Arc::clone(&release), want, work, instances, workers, _tasks: tasks }
+    }
+
+    /// Every instance that serves, with what is known of it.
+    fn servers(&self) -> impl Iterator<Item = (&InstanceId, View)> {
+        self.views().filter(|(id, _)| !self.workers.contains(*id))
+    }
+
+    /// Tells its workers whether to run.
+    pub(crate) fn work(&self, want: Want) {
+        self.work.send_if_modified(|now| std::mem::replace(now, want) != want);
+    }
+
+    /// Whether none of its workers runs, as far as this agent has looked.
+    pub(crate) fn rests(&self) -> bool {
+        self.views()
+            .filter(|(id, _)| self.workers.contains(*id))
+            .all(|(_, view)| view.phase == Phase::Stopped)
     }
 
     /// Every instance with what is known of it.
@@ -130,7 +169,7 @@ impl Stamp {
 
     /// Whether this agent has looked at every instance.
     pub(crate) fn known(&self) -> bool {
-        self.views().all(|(_, view)| view.phase != Phase::Unknown)
+        self.servers().all(|(_, view)| view.phase != Phase::Unknown)
     }
 
     /// Whether every instance was told to stop and has.
@@ -140,12 +179,12 @@ impl Stamp {
 
     /// Whether every instance may get requests.
     pub(crate) fn ready(&self) -> bool {
-        self.views().all(|(_, view)| view.ready().is_some())
+        self.servers().all(|(_, view)| view.ready().is_some())
     }
 
     /// Whether every instance is ready, some one has failed, or neither yet.
     pub(crate) fn readiness(&self) -> Result<bool, String> {
-        match self.views().find(|(_, view)| view.phase == Phase::Down) {
+        match self.servers().find(|(_, view)| view.phase == Phase::Down) {
             Some((id, view)) => Err(format!("{id} {}", view.last_exit.unwrap_or_default())),
             None => Ok(self.ready()),
         }
@@ -158,7 +197,16 @@ impl Stamp {
 
     /// Watches and stops this stamp from elsewhere.
     pub(crate) fn watch(&self) -> StampWatch {
-        StampWatch { want: self.want.clone(), instances: self.instances.clone() }
+        let limits = self.instances.iter().map(|(id, _)| {
+            self.release.configuration.services.get(&id.component).and_then(|service| service.limits.memory)
+        });
+        StampWatch {
+            want: self.want.clone(),
+            work: self.work.clone(),
+            instances: self.instances.clone(),
+            workers: self.workers.clone(),
+            limits: limits.collect(),
+        }
     }
 }
 
@@ -166,12 +214,17 @@ impl Stamp {
 #[derive(Debug, Clone)]
 pub(crate) struct StampWatch {
     want: watch::Sender<Want>,
+    work: watch::Sender<Want>,
     instances: Vec<(InstanceId, watch::Receiver<View>)>,
+    workers: BTreeSet<InstanceId>,
+    /// The memory each instance may hold.
+    limits: Vec<Option<u64>>,
 }
 
 impl StampWatch {
     /// Waits until every instance is ready. The error is the first one that could not get ready.
     pub(crate) async fn ready(mut self) -> Result<(), String> {
+        self.instances.retain(|(id, _)| !self.workers.contains(id));
         let waits = self.instances.iter_mut().map(|(id, view)| async move {
             let decided = |view: &View| view.ready().is_some() || view.phase == Phase::Down;
             match view.wait_for(decided).await {
@@ -204,7 +257,39 @@ impl StampWatch {
     /// Tells every instance to stop.
     pub(crate) fn stop(&self) {
         // Without receivers there is no instance left.
+        let _ = self.work.send(Want::Stop);
         let _ = self.want.send(Want::Stop);
+    }
+
+    /// Waits until an instance that serves has ended although nobody asked it to. Says which, and how.
+    pub(crate) async fn crashed(mut self) -> String {
+        self.instances.retain(|(id, _)| !self.workers.contains(id));
+        let waits = self.instances.iter_mut().map(|(id, view)| {
+            Box::pin(async move {
+                let before = view.borrow().restarts;
+                let down = |view: &View| view.phase == Phase::Down || view.restarts > before;
+                let exit = view.wait_for(down).await.map(|view| view.last_exit.clone());
+                match exit {
+                    Ok(exit) => format!("{id} {}", exit.unwrap_or_default()),
+                    Err(_) => std::future::pending().await,
+                }
+            })
+        });
+        let mut waits: Vec<_> = waits.collect();
+        std::future::poll_fn(|context| {
+            let mut over = waits.iter_mut().filter_map(|wait| match wait.as_mut().poll(context) {
+                std::task::Poll::Ready(text) => Some(text),
+                std::task::Poll::Pending => None,
+            });
+            over.next().map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+        })
+        .await
+    }
+
+    /// The instances with a limit on their memory: what each holds, and what it may.
+    pub(crate) fn memory(&self) -> impl Iterator<Item = (&InstanceId, u64, u64)> {
+        let both = self.instances.iter().zip(&self.limits);
+        both.filter_map(|((id, view), limit)| Some((id, view.borrow().memory?, (*limit)?)))
     }
 
     /// Waits until every instance has stopped.

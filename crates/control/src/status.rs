@@ -1,6 +1,7 @@
 //! The environment at a glance, from what the loop holds.
 
 use crate::agent::{Agent, AgentError};
+use crate::observe::Live;
 use crate::stamp::Stamp;
 use api::clock::unix_ms;
 use api::operator::{InstanceStatus, ReleaseSummary, StampStatus, Status};
@@ -17,7 +18,7 @@ pub(crate) async fn status(agent: &Agent) -> Result<Status, AgentError> {
     let records = agent.records.latest(RELEASES_SHOWN).await?;
     let releases = records.iter().map(|record| {
         let configuration = record.release.as_ref().map(|release| &release.configuration);
-        summary(record, configuration)
+        summary(record, configuration, Some(&agent.observer.live().borrow()))
     });
     let mut stamps: Vec<_> =
         agent.stamps.values().map(|stamp| stamp_status(stamp, role(agent, stamp.id, active))).collect();
@@ -33,12 +34,19 @@ pub(crate) async fn status(agent: &Agent) -> Result<Status, AgentError> {
         active,
         active_ready: active.and_then(|id| agent.stamps.get(&id)).is_some_and(Stamp::ready),
         stamps,
+        stores: agent.stores.status(),
         releases: releases.collect(),
     })
 }
 
-/// A release in one line. `configuration` tells how long its old stamp is kept.
-pub(crate) fn summary(record: &ReleaseRecord, configuration: Option<&Configuration>) -> ReleaseSummary {
+/// A release in one line. `configuration` tells how long its old stamp is kept, `live` what is seen of the one under
+/// way.
+pub(crate) fn summary(
+    record: &ReleaseRecord,
+    configuration: Option<&Configuration>,
+    live: Option<&Live>,
+) -> ReleaseSummary {
+    let live = live.filter(|live| live.release == Some(record.number));
     let ms = |ns: Option<u64>| ns.map(|ns| ns as f64 / 1e6);
     let reason = record.state.reason();
     let kept = configuration.filter(|_| record.state == State::Promoted).and_then(|configuration| {
@@ -56,6 +64,12 @@ pub(crate) fn summary(record: &ReleaseRecord, configuration: Option<&Configurati
         reason_text: reason.map(|reason| reason.text.clone()),
         switch_ms: ms(record.switch_ns),
         rollback_ms: ms(record.rollback_ns),
+        rehearsal_ms: ms(record.rehearsal_ns),
+        gate: live.and_then(|live| live.gate.clone()),
+        percent: match machine::serving(&record.state) {
+            machine::Side::Candidate => 100.0,
+            machine::Side::Old => live.map_or(0.0, |live| f64::from(live.weight) / 100.0),
+        },
         created_ms: record.created_ms,
         old_kept_ms: kept,
     }
@@ -64,12 +78,20 @@ pub(crate) fn summary(record: &ReleaseRecord, configuration: Option<&Configurati
 fn role(agent: &Agent, id: StampId, active: Option<StampId>) -> &'static str {
     match agent.release_state() {
         _ if active == Some(id) => "active",
-        Some(State::Promoted) => "previous",
-        Some(State::Planned | State::Provisioning | State::Verifying) => "candidate",
+        Some(State::RehearsingForward | State::Switching | State::Baking | State::Promoted) => "previous",
         Some(
-            State::Switching
-            | State::TakingBack { .. }
+            State::Planned
+            | State::Expanding
+            | State::Provisioning
+            | State::Verifying
+            | State::Warming
+            | State::Shifting { .. }
+            | State::RehearsingBack,
+        ) => "candidate",
+        Some(
+            State::TakingBack { .. }
             | State::Retiring
+            | State::Contracting
             | State::Done
             | State::Aborting { .. }
             | State::Refused { .. }
@@ -85,9 +107,10 @@ fn stamp_status(stamp: &Stamp, role: &str) -> StampStatus {
         index: id.index,
         port: view.port,
         pid: view.pid,
-        ready: view.ready().is_some(),
+        ready: view.serves(),
         restarts: view.restarts,
         last_exit: view.last_exit,
+        memory: view.memory,
     });
     StampStatus {
         stamp: stamp.id,

@@ -1,12 +1,15 @@
 //! One step of the release machine: what is recorded, what the gateway is told, what runs, what is done.
 
 use crate::agent::{ACT_FIRST_LIMIT, Agent, AgentError, RECORD_AGAIN_AFTER, Unrecorded};
+use crate::hooks;
 use crate::instance::Want;
+use crate::observe::Watching;
 use crate::router::RouterView;
 use crate::stamp::{Stamp, Surroundings};
+use crate::stores::StoreSurroundings;
 use crate::work::{Outcome, Work};
 use api::clock::{monotonic_ns, unix_ms};
-use api::gateway::{Persist, Table, TableInstance, TableStamp};
+use api::gateway::{Guard, Persist, Table, TableInstance, TableStamp};
 use model::artifact::Release;
 use model::machine::{self, Event, Order, ReasonKind, Side, State};
 use model::name::{InstanceId, StampId};
@@ -18,6 +21,10 @@ use store::records::Findings;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+/// So many connections that a new release's instances do not take bring its users back at once: one more than a
+/// restart of one instance between two looks.
+const CONNECT_FAILURES_LIMIT: u32 = 3;
+
 impl Agent {
     /// One step of the machine: recorded and acted in the order the new state asks for.
     pub(crate) async fn event(
@@ -28,8 +35,8 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let Some(current) = &self.current else { return Ok(()) };
         let decided_ns = monotonic_ns();
-        let (from, has_old) = (current.record.state.clone(), current.record.old.is_some());
-        let state = match machine::next(has_old, &from, &event) {
+        let from = current.record.state.clone();
+        let state = match machine::next(&current.course, &from, &event) {
             Ok(state) => state,
             Err(not_possible) => {
                 tracing::info!("{not_possible}");
@@ -48,7 +55,10 @@ impl Agent {
             && let Some(table) = self.table(&state)
         {
             let serial = self.want(table, Persist::After);
-            let lost = (machine::serving(&from) == Side::Candidate).then(|| self.candidate()).flatten();
+            let lost = match &self.current {
+                Some(current) if current.share() > 0 => self.candidate(),
+                Some(_) | None => None,
+            };
             let routed = tokio::time::timeout(ACT_FIRST_LIMIT, self.router.applied(serial)).await.ok();
             findings.rollback_ns = since(Some(decided_ns), routed.as_ref(), lost);
         }
@@ -73,6 +83,7 @@ impl Agent {
         current.record.state_since_ms = unix_ms();
         current.record.switch_ns = findings.switch_ns.or(current.record.switch_ns);
         current.record.rollback_ns = findings.rollback_ns.or(current.record.rollback_ns);
+        current.record.rehearsal_ns = findings.rehearsal_ns.or(current.record.rehearsal_ns);
         current.record.release = findings.release.or(current.record.release.take());
         current.decided_ns = Some(decided_ns);
         current.begun = false;
@@ -95,11 +106,15 @@ impl Agent {
         let (findings, text) = match current.unrecorded.take() {
             None => (findings, text),
             Some(before) => {
-                let Findings { release, switch_ns, rollback_ns } = before.findings;
+                let Findings { release, switch_ns, rollback_ns, rehearsal_ns, decision, contracted } =
+                    before.findings;
                 let merged = Findings {
                     release: findings.release.or(release),
                     switch_ns: findings.switch_ns.or(switch_ns),
                     rollback_ns: findings.rollback_ns.or(rollback_ns),
+                    rehearsal_ns: findings.rehearsal_ns.or(rehearsal_ns),
+                    decision: findings.decision.or(decision),
+                    contracted: findings.contracted.into_iter().chain(contracted).collect(),
                 };
                 (merged, format!("{}; {text}", before.text))
             }
@@ -143,6 +158,9 @@ impl Agent {
         let Some(current) = &self.current else { return Ok(()) };
         let state = current.record.state.clone();
         let (old, candidate) = (current.record.old, current.record.number.stamp());
+        if machine::runs(&state, Side::Candidate) || state == State::Expanding {
+            self.stores.ensure(&current.request.configuration, &self.store_surroundings());
+        }
         let sides = [(Side::Old, old), (Side::Candidate, Some(candidate))];
         for (side, id) in sides {
             let Some(id) = id.filter(|id| !self.stamps.contains_key(id)) else { continue };
@@ -155,14 +173,50 @@ impl Agent {
             let Some(release) = self.release_of(id).await? else { continue };
             let served = side == Side::Old || machine::serving(&state) == Side::Candidate;
             let surroundings = self.surroundings(&release);
-            let stamp = Stamp::run(id, release, &surroundings, want, served, &self.nudge);
+            let configuration = &release.configuration;
+            self.stores.ensure(configuration, &self.store_surroundings());
+            let given = self.stores.given(configuration);
+            let stamp = Stamp::run(id, release, &surroundings, want, served, &given, &self.nudge);
             self.stamps.insert(id, stamp);
         }
         self.stamps.retain(|id, stamp| {
             let wanted = sides.iter().any(|(side, of)| *of == Some(*id) && machine::runs(&state, *side));
             wanted || !stamp.stopped()
         });
+        self.hand_over();
         Ok(())
+    }
+
+    /// Tells the workers of both sides what they are wanted for: those of one side start when those of the other
+    /// are known to have stopped.
+    pub(crate) fn hand_over(&mut self) {
+        let Some(current) = &self.current else { return };
+        let side = machine::workers(&current.record.state);
+        let candidate = current.record.number.stamp();
+        let works = match side {
+            Side::Old => current.record.old,
+            Side::Candidate => Some(candidate),
+        };
+        let others_rest = self.stamps.values().filter(|stamp| Some(stamp.id) != works).all(|stamp| {
+            stamp.work(Want::Stop);
+            stamp.rests()
+        });
+        let runs = machine::runs(&current.record.state, side);
+        if let Some(stamp) = works.and_then(|id| self.stamps.get(&id))
+            && others_rest
+            && runs
+        {
+            stamp.work(Want::Run);
+        }
+    }
+
+    fn store_surroundings(&self) -> StoreSurroundings {
+        StoreSurroundings {
+            driver: Arc::clone(&self.driver),
+            ports: Arc::clone(&self.ports),
+            fence: self.records.fence(),
+            base_env: self.base_env.clone(),
+        }
     }
 
     async fn release_of(&self, id: StampId) -> Result<Option<Arc<Release>>, AgentError> {
@@ -200,7 +254,22 @@ impl Agent {
         current.deadline =
             limit.map(|limit| Instant::now() + limit.saturating_sub(Duration::from_millis(spent)).min(limit));
         current.begun = false;
+        self.observe();
         self.begin_work();
+    }
+
+    /// Has the gateway measured for the present state, while a release is under way.
+    fn observe(&self) {
+        let Some(current) = &self.current else { return };
+        let record = &current.record;
+        let watched = (!record.state.is_final() && record.state != State::Planned).then(|| Watching {
+            release: record.number,
+            old: record.old,
+            candidate: record.number.stamp(),
+            state: record.state.name(),
+            weight: current.share(),
+        });
+        self.observer.watch(watched);
     }
 
     /// Begins the work of the present state, unless it has to wait: for instances that may be serving and have
@@ -211,9 +280,9 @@ impl Agent {
             return;
         }
         let state = current.record.state.clone();
-        if matches!(state, State::Verifying | State::Switching)
-            && let Some(candidate) = self.stamps.get(&current.record.number.stamp())
-        {
+        // Users are given to a stamp that is ready; one that is not, after a restart of this agent, is waited for.
+        let gains_users = machine::offers(&state) || machine::falls_back(&state);
+        if gains_users && let Some(candidate) = self.stamps.get(&current.record.number.stamp()) {
             match candidate.readiness() {
                 Ok(true) => {}
                 Ok(false) => return,
@@ -227,9 +296,20 @@ impl Agent {
         let Some(table) = self.table(&state) else { return };
         let serial = self.want(table, persist_of(&state));
         let watch = |id: Option<StampId>| id.and_then(|id| Some((id, self.stamps.get(&id)?.watch())));
+        let old_release = current_old(self).map(|stamp| Arc::clone(&stamp.release));
         let current = self.current.as_ref().expect("it was there above");
         let work = Work {
             state,
+            number: current.record.number,
+            course: current.course.clone(),
+            since_ms: current.record.state_since_ms,
+            release: current.record.release.clone(),
+            old_release,
+            stores: self.stores.watch(),
+            given: self.stores.given(&current.request.configuration),
+            surroundings: current.record.release.as_ref().map(|release| self.surroundings(release)),
+            observer: self.observer.clone(),
+            evidence: Arc::clone(&self.evidence),
             folder: self.folder.clone(),
             name: current.record.name.clone(),
             kept: current.kept.clone(),
@@ -253,9 +333,14 @@ impl Agent {
         }
     }
 
-    /// Every instance of the stamps there are.
+    /// Every instance of the stamps there are, of their stores, and the hooks of the release.
     pub(crate) fn instances(&self) -> BTreeSet<InstanceId> {
-        self.stamps.values().flat_map(|stamp| stamp.views().map(|(id, _)| id.clone())).collect()
+        let of_stamps = self.stamps.values().flat_map(|stamp| stamp.views().map(|(id, _)| id.clone()));
+        let of_release = self
+            .current
+            .iter()
+            .flat_map(|current| hooks::ids(current.record.number, &current.request.configuration));
+        of_stamps.chain(of_release).chain(self.stores.instances()).collect()
     }
 
     /// Starts the release that waited for the old stamp to be gone.
@@ -269,10 +354,11 @@ impl Agent {
 
     /// An instance has changed: the gateway hears of it, and work that waited for it begins.
     pub(crate) fn instances_changed(&mut self) {
-        let Some(current) = &self.current else { return };
         if self.down {
             return;
         }
+        self.hand_over();
+        let Some(current) = &self.current else { return };
         if !current.begun {
             self.begin_work();
         } else if let Some(table) = self.table(&current.record.state) {
@@ -305,18 +391,33 @@ impl Agent {
         if active.is_some_and(|stamp| !stamp.known()) {
             return None;
         }
-        let offered = matches!(state, State::Verifying);
-        let candidate = self.stamps.get(&record.number.stamp()).filter(|_| offered);
-        if candidate.is_some_and(|stamp| !stamp.known()) {
+        let candidate = self.stamps.get(&record.number.stamp()).filter(|_| machine::offers(state));
+        let fallback = record.old.and_then(|id| self.stamps.get(&id)).filter(|_| machine::falls_back(state));
+        if [candidate, fallback].into_iter().flatten().any(|stamp| !stamp.known()) {
             return None;
         }
+        let course = &self.current.as_ref()?.course;
+        let policy = &self.current.as_ref()?.request.configuration.policy;
         Some(Table {
             preview_token: self.preview_token.clone(),
             trusted_proxies: self.mark.listen.trusted_proxies.clone(),
             active: active.map(table_stamp),
             candidate: candidate.map(table_stamp),
+            weight: machine::weight(course, state),
+            fallback: fallback.map(table_stamp),
+            guard: (course.has_old && (machine::offers(state) || machine::falls_back(state))).then_some(
+                Guard {
+                    max_excess_errors: policy.max_excess_errors,
+                    max_connect_failures: CONNECT_FAILURES_LIMIT,
+                },
+            ),
         })
     }
+}
+
+/// The stamp that served when the release began, where it still runs.
+fn current_old(agent: &Agent) -> Option<&Stamp> {
+    agent.current.as_ref().and_then(|current| agent.stamps.get(&current.record.old?))
 }
 
 fn table_stamp(stamp: &Stamp) -> TableStamp {
@@ -336,11 +437,16 @@ fn table_stamp(stamp: &Stamp) -> TableStamp {
 /// A table that gives a stamp users is on disk before it acts; every other acts whatever the disk says.
 fn persist_of(state: &State) -> Persist {
     match state {
-        State::Switching => Persist::First,
+        State::Shifting { .. } | State::Switching | State::RehearsingForward => Persist::First,
         State::Planned
+        | State::Expanding
         | State::Provisioning
         | State::Verifying
+        | State::Warming
+        | State::RehearsingBack
+        | State::Baking
         | State::Promoted
+        | State::Contracting
         | State::TakingBack { .. }
         | State::Retiring
         | State::Done
@@ -352,7 +458,26 @@ fn persist_of(state: &State) -> Persist {
 
 /// Whether a state moves towards serving from the candidate, so that it can be given up.
 fn forward(state: &State) -> bool {
-    matches!(state, State::Provisioning | State::Verifying | State::Switching)
+    match state {
+        State::Expanding
+        | State::Provisioning
+        | State::Verifying
+        | State::Warming
+        | State::Shifting { .. }
+        | State::Switching
+        | State::RehearsingBack
+        | State::RehearsingForward
+        | State::Baking => true,
+        State::Planned
+        | State::Promoted
+        | State::TakingBack { .. }
+        | State::Retiring
+        | State::Contracting
+        | State::Done
+        | State::Aborting { .. }
+        | State::Refused { .. }
+        | State::RolledBack { .. } => false,
+    }
 }
 
 /// From the decision to the last dispatch on the stamp that lost its users.

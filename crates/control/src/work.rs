@@ -1,26 +1,48 @@
 //! What the states of a release do. One task works at a time; it is dropped when the state changes, and
 //! everything it does may be done again.
 
+use crate::evidence::{Evidence, Sides};
+use crate::gate::Gate;
+use crate::hooks::{Hook, Hooks};
+use crate::needs::Given;
+use crate::observe::Observer;
 use crate::resolve;
 use crate::retention::Kept;
 use crate::router::{Router, RouterView};
-use crate::stamp::StampWatch;
+use crate::stamp::{StampWatch, Surroundings};
+use crate::stores::StoresWatch;
+use crate::top_up::TopUp;
 use api::folder::StateFolder;
 use api::gateway::{INSTANCE_HEADER, PREVIEW_HEADER, STAMP_HEADER};
-use api::operator::ReleaseRequest;
+use api::operator::{Decision, ReleaseRequest};
 use model::artifact::Release;
-use model::machine::{Action, Event, Reason, ReasonKind, State};
-use model::name::{InstanceId, StampId};
+use model::machine::{Action, Course, Event, Reason, ReasonKind, State};
+use model::name::{ComponentName, InstanceId, ReleaseNumber, StampId};
 use model::verdict::Verdict;
+use model::workload::Configuration;
 use runtime::Driver;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use validate::{SmokeOptions, SmokeReport, Target};
 
 /// Everything a state may need, gathered when it is entered.
 pub(crate) struct Work {
     pub(crate) state: State,
+    pub(crate) number: ReleaseNumber,
+    pub(crate) course: Course,
+    /// When the state was come to, in milliseconds since 1970.
+    pub(crate) since_ms: u64,
+    /// What was asked for, once it is resolved.
+    pub(crate) release: Option<Release>,
+    /// The release of the stamp that served when this one began.
+    pub(crate) old_release: Option<Arc<Release>>,
+    pub(crate) stores: StoresWatch,
+    /// The address of each store and external of the release.
+    pub(crate) given: BTreeMap<ComponentName, Given>,
+    pub(crate) surroundings: Option<Arc<Surroundings>>,
+    pub(crate) observer: Observer,
+    pub(crate) evidence: Arc<Mutex<Evidence>>,
     pub(crate) folder: StateFolder,
     pub(crate) name: String,
     pub(crate) kept: Kept,
@@ -48,11 +70,26 @@ pub(crate) struct Outcome {
     pub(crate) release: Option<Release>,
     /// The gateway, once it had taken on the table of this state.
     pub(crate) routed: Option<RouterView>,
+    /// What a gate decided, with its numbers.
+    pub(crate) decision: Option<Decision>,
+    /// Stores whose schema was contracted, and to what version.
+    pub(crate) contracted: Vec<(ComponentName, u32)>,
 }
 
 impl Outcome {
     fn event(event: Event, text: impl Into<String>) -> Self {
-        Self { event: Some(event), text: text.into(), release: None, routed: None }
+        Self {
+            event: Some(event),
+            text: text.into(),
+            release: None,
+            routed: None,
+            decision: None,
+            contracted: Vec::new(),
+        }
+    }
+
+    pub(crate) fn decided(event: Event, text: String, decision: Decision) -> Self {
+        Self { decision: Some(decision), ..Self::event(event, text) }
     }
 
     pub(crate) fn failed(kind: ReasonKind, text: String) -> Self {
@@ -69,8 +106,12 @@ impl Work {
         for action in model::machine::actions(&self.state) {
             let step = match action {
                 Action::Resolve => self.resolve().await,
+                Action::Expand => self.expand().await,
                 Action::StartCandidate => self.start_candidate().await,
                 Action::SmokeCandidate => self.smoke().await,
+                Action::WarmCandidate => self.warm().await,
+                Action::Judge => self.judge().await,
+                Action::Contract => self.contract().await,
                 Action::Route => {
                     routed = Some(self.router.applied(self.table).await);
                     continue;
@@ -87,18 +128,24 @@ impl Work {
             return Outcome { routed, ..step };
         }
         let event = match &self.state {
-            State::Switching => Some(Event::Switched),
+            State::Switching | State::RehearsingForward => Some(Event::Switched),
+            State::RehearsingBack => Some(Event::Returned),
             State::Retiring => Some(Event::OldStopped),
             State::TakingBack { .. } | State::Aborting { .. } => Some(Event::CandidateStopped),
             State::Planned
+            | State::Expanding
             | State::Provisioning
             | State::Verifying
+            | State::Warming
+            | State::Shifting { .. }
+            | State::Baking
+            | State::Contracting
             | State::Promoted
             | State::Done
             | State::Refused { .. }
             | State::RolledBack { .. } => None,
         };
-        Outcome { event, text, release: None, routed }
+        Outcome { event, text, release: None, routed, decision: None, contracted: Vec::new() }
     }
 
     async fn resolve(&self) -> Outcome {
@@ -126,40 +173,138 @@ impl Work {
         let Some((_, watch)) = &self.candidate else {
             return Outcome::failed(ReasonKind::NotReady, "the candidate has no stamp".into());
         };
+        if let Err(text) = self.stores.clone().ready().await {
+            return Outcome::failed(ReasonKind::Store, text);
+        }
         match watch.clone().ready().await {
             Ok(()) => Outcome::event(Event::Ready, "every instance is ready"),
             Err(text) => Outcome::failed(ReasonKind::NotReady, text),
         }
     }
 
-    /// Plays every flow once on every instance of the service that gets requests, through the gateway.
+    /// Runs the `expand` hooks, then plays every flow on every instance of the stamp that serves: the code of before
+    /// has to work on the new schema.
+    async fn expand(&self) -> Outcome {
+        let ran = match self.hooks() {
+            Ok(hooks) => match hooks.run(Hook::Expand).await {
+                Ok(ran) => ran.join("; "),
+                Err(outcome) => return outcome,
+            },
+            Err(outcome) => return *outcome,
+        };
+        let Some(old) = &self.old_release else { return Outcome::event(Event::Expanded, ran) };
+        match self.play(&old.configuration, &[]).await {
+            Ok(text) => Outcome::event(Event::Expanded, format!("{ran}; the stamp before on it: {text}")),
+            Err(text) => {
+                let text = format!("{} does not work on the new schema: {text}", old.name);
+                Outcome::failed(ReasonKind::Schema, text)
+            }
+        }
+    }
+
+    async fn contract(&self) -> Outcome {
+        let outcome = match self.hooks() {
+            Ok(hooks) => hooks.run(Hook::Contract).await,
+            Err(outcome) => Err(*outcome),
+        };
+        match outcome {
+            Ok(ran) => {
+                let stores = &self.request.configuration.stores;
+                let contracted = stores
+                    .iter()
+                    .filter(|(_, store)| !store.contract.is_empty())
+                    .filter_map(|(name, store)| Some((name.clone(), store.schema?.newest)));
+                Outcome {
+                    contracted: contracted.collect(),
+                    ..Outcome::event(Event::Contracted, ran.join("; "))
+                }
+            }
+            Err(outcome) => {
+                let text = format!("{}; the schema stays expanded, and users are served", outcome.text);
+                Outcome { text, ..outcome }
+            }
+        }
+    }
+
+    fn hooks(&self) -> Result<Hooks, Box<Outcome>> {
+        let (Some(release), Some(surroundings)) = (&self.release, &self.surroundings) else {
+            let text = "the release is not resolved".to_owned();
+            return Err(Box::new(Outcome::failed(ReasonKind::Machine, text)));
+        };
+        Ok(Hooks {
+            number: self.number,
+            release: Arc::new(release.clone()),
+            surroundings: Arc::clone(surroundings),
+            stores: self.stores.clone(),
+            given: self.given.clone(),
+        })
+    }
+
+    /// Plays every flow once on every instance of the candidate that gets requests, through the gateway.
     async fn smoke(&self) -> Outcome {
         let configuration = &self.request.configuration;
+        match self.play(configuration, &[(STAMP_HEADER, "candidate")]).await {
+            Ok(text) => Outcome::event(Event::SmokePassed, text),
+            Err(text) => Outcome::failed(ReasonKind::Smoke, text),
+        }
+    }
+
+    /// Plays every flow once on every instance of the stamp that `headers` pick.
+    async fn play(&self, configuration: &Configuration, headers: &[(&str, &str)]) -> Result<String, String> {
         let instances = configuration.services[&configuration.gateway.default].instances;
         let options = SmokeOptions::new(configuration.class);
         let mut last: Option<SmokeReport> = None;
         for index in 0..instances {
             let mut target = Target::of(configuration, self.http);
-            target.headers = vec![
-                (STAMP_HEADER.into(), "candidate".into()),
-                (PREVIEW_HEADER.into(), self.preview_token.clone()),
-                (INSTANCE_HEADER.into(), index.to_string()),
-            ];
+            let pick = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            target.headers = pick.collect();
+            target.headers.push((PREVIEW_HEADER.into(), self.preview_token.clone()));
+            target.headers.push((INSTANCE_HEADER.into(), index.to_string()));
             let report = validate::smoke(&target, &configuration.flows, &options).await;
             if report.verdict != Verdict::Pass {
-                let text = format!("instance {index}: {}", report.text());
-                return Outcome::failed(ReasonKind::Smoke, text);
+                return Err(format!("instance {index}: {}", report.text()));
             }
             last = Some(report);
         }
-        let text = last.map_or_else(String::new, |report| {
-            format!(
-                "smoke on {instances} instance{}: {}",
-                if instances == 1 { "" } else { "s" },
-                report.text()
-            )
-        });
-        Outcome::event(Event::SmokePassed, text)
+        let many = if instances == 1 { "" } else { "s" };
+        Ok(last.map_or_else(String::new, |report| {
+            format!("smoke on {instances} instance{many}: {}", report.text())
+        }))
+    }
+
+    /// Plays read flows on the candidate, whatever they answer: what they fill and open is what counts.
+    async fn warm(&self) -> Outcome {
+        let time = self.request.configuration.policy.warm_up;
+        let text = self.top_up(true).warm(&self.request.configuration, time).await;
+        Outcome::event(Event::Warmed, text)
+    }
+
+    async fn judge(&self) -> Outcome {
+        let Some((candidate, watch)) = &self.candidate else {
+            return Outcome::failed(ReasonKind::Machine, "the candidate has no stamp".into());
+        };
+        let policy = &self.request.configuration.policy;
+        let partial = model::machine::weight(&self.course, &self.state);
+        let (weight, time) = match partial {
+            0 => (10_000, policy.bake),
+            partial => (partial, policy.step_time),
+        };
+        let gate = Gate {
+            configuration: self.request.configuration.clone(),
+            sides: Sides { old: self.old.as_ref().map(|(id, _)| *id), candidate: *candidate, weight },
+            time,
+            since_ms: self.since_ms,
+            candidate: watch.clone(),
+            router: self.router.clone(),
+            observer: self.observer.clone(),
+            evidence: Arc::clone(&self.evidence),
+            top_up: self.top_up(partial > 0),
+        };
+        gate.judge().await
+    }
+
+    fn top_up(&self, compared: bool) -> TopUp {
+        TopUp { http: self.http, preview_token: self.preview_token.clone(), compared }
     }
 
     /// Drains a stamp's closed slot and stops its instances.

@@ -6,7 +6,7 @@
 use api::folder::{STATE_VERSION, StateFolder};
 use api::gateway::{Table, TableInstance, TableStamp};
 use model::name::{ComponentName, ReleaseNumber};
-use model::workload::{GatewayLimits, GatewaySettings};
+use model::workload::{Affinity, GatewayLimits, GatewaySettings};
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -49,6 +49,8 @@ fn table(upstream: SocketAddr, access_log: bool) -> Result<Table, Box<dyn Error>
         hosts: Vec::new(),
         access_log,
         limits: GatewayLimits::default(),
+        routes: Vec::new(),
+        affinity: Affinity::default(),
     };
     let instances = vec![TableInstance { index: 0, address: upstream, pid: 0 }];
     let stamp = TableStamp { stamp: release.stamp(), release, name: "r1".into(), instances, settings };
@@ -57,5 +59,8 @@ fn table(upstream: SocketAddr, access_log: bool) -> Result<Table, Box<dyn Error>
         trusted_proxies: Vec::new(),
         active: Some(stamp),
         candidate: None,
+        weight: 0,
+        fallback: None,
+        guard: None,
     })
 }

@@ -15,6 +15,8 @@ pub(crate) struct End<'a> {
     pub(crate) bytes_out: u64,
     pub(crate) duration: Duration,
     pub(crate) target: Option<&'a Target>,
+    /// The name of its route there.
+    pub(crate) route: Option<&'a str>,
     pub(crate) instance: Option<u32>,
     pub(crate) attempts: u32,
     pub(crate) error: Option<&'static str>,
@@ -58,6 +60,11 @@ pub(crate) fn end(line: &mut Vec<u8>, end: &End<'_>) {
         string(line, target.name.as_bytes());
     } else {
         line.extend_from_slice(b",\"stamp\":null,\"release\":null");
+    }
+    line.extend_from_slice(b",\"route\":");
+    match end.route {
+        Some(route) => string(line, route.as_bytes()),
+        None => line.extend_from_slice(b"null"),
     }
     match end.instance {
         Some(index) => number(line, b",\"instance\":", u64::from(index)),

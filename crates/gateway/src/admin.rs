@@ -68,9 +68,14 @@ impl Admin {
             ("/v1/state", Reach::Agent) if method == Method::GET => {
                 json(StatusCode::OK, &self.applier.state())
             }
+            ("/v1/measures", Reach::Agent) if method == Method::GET => {
+                json(StatusCode::OK, &self.shared.metrics.measures())
+            }
             ("/metrics", _) if method == Method::GET => self.metrics(),
             ("/.mainstay/health", _) if method == Method::GET => self.health(),
-            ("/v1/state", Reach::Agent) | ("/metrics" | "/.mainstay/health", _) => wrong_method("GET"),
+            ("/v1/state" | "/v1/measures", Reach::Agent) | ("/metrics" | "/.mainstay/health", _) => {
+                wrong_method("GET")
+            }
             (path, Reach::Agent | Reach::Anybody) => {
                 let problem = Problem::new(Code::BadRequest, format!("there is no {path} here"));
                 json(StatusCode::NOT_FOUND, &problem)
@@ -110,7 +115,7 @@ impl Admin {
     /// 200: a stamp serves, and goes on doing so.
     fn health(&self) -> Response<Full<Bytes>> {
         let routes = self.shared.routes.load();
-        let serving = routes.active.as_ref().is_some_and(|target| !target.instances.is_empty());
+        let serving = routes.serving().is_some_and(|target| !target.instances.is_empty());
         let (status, word) = match (serving, self.draining.get()) {
             (true, false) => (StatusCode::OK, "serving"),
             (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),

@@ -1,12 +1,13 @@
 //! Takes tables on, one after the other.
 
+use crate::affinity::EVERYBODY;
 use crate::routes::Routes;
 use crate::slot::Slot;
 use crate::stored::{self, LoadError, Stored};
 use crate::worker::Shared;
 use api::PROTOCOL_VERSION;
 use api::folder::STATE_VERSION;
-use api::gateway::{Applied, ClosedSlot, GatewayState, Persist, PutTable};
+use api::gateway::{Applied, ClosedSlot, GatewayState, Persist, PutTable, Table};
 use api::problem::{Code, Problem};
 use model::name::{FenceToken, StampId};
 use std::path::PathBuf;
@@ -34,7 +35,10 @@ impl Applier {
             Ok(Some(stored)) => {
                 fence = stored.fence;
                 if stored.boot == boot {
-                    let (routes, _) = Routes::default().next(&stored.table, &shared.metrics);
+                    // Whether the guard has tripped meanwhile was not stored, and the candidate may have been taken
+                    // back since: the agent has to confirm its weight.
+                    let table = Table { weight: 0, ..stored.table };
+                    let (routes, _) = Routes::default().next(&table, &shared.metrics);
                     shared.routes.store(Arc::new(routes));
                 } else {
                     tracing::info!(
@@ -63,11 +67,16 @@ impl Applier {
     /// Takes a table on. Not cancel-safe between disk and memory: run it to its end.
     ///
     /// # Errors
-    /// `version` and `fenced`: refused. `machine`: it could not be stored and was to be first; nothing changed.
+    /// `version`, `fenced` and `bad_request`: refused. `machine`: it could not be stored and was to be first; nothing changed.
     pub(crate) async fn put(&self, put: PutTable) -> Result<Applied, Problem> {
         if put.v > PROTOCOL_VERSION {
             let message = format!("the table has version {}, this gateway speaks {PROTOCOL_VERSION}", put.v);
             return Err(Problem::new(Code::Version, message).hint("upgrade the gateway first"));
+        }
+        if put.table.weight >= EVERYBODY {
+            let message = format!("a candidate cannot have {} users of {EVERYBODY}", put.table.weight);
+            let hint = "the stamp that has all of them is the active one";
+            return Err(Problem::new(Code::BadRequest, message).hint(hint));
         }
         let mut fence = self.fence.lock().await;
         if put.fence < *fence {
@@ -141,6 +150,8 @@ impl Applier {
             revision: self.revision(),
             active: stamp(&routes.active),
             candidate: stamp(&routes.candidate),
+            weight: routes.shift().map_or(0, |shift| shift.weight),
+            watched: routes.watched(),
             in_flight: routes.active.as_ref().map_or(0, |target| target.slot.in_flight()),
             connections: self.shared.connections() as u64,
             requests: self.shared.metrics.sum(|counts| &counts.requests),

@@ -19,6 +19,13 @@ pub(crate) struct Wish {
     pub(crate) instance: Option<u32>,
 }
 
+impl Wish {
+    /// Nothing was asked for.
+    pub(crate) fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
 /// Reads the wish and removes the three fields, whoever sent them: no instance ever sees the token.
 pub(crate) fn wish(fields: &mut HeaderMap, token: &str) -> Result<Wish, Refusal> {
     let (stamp, instance, given) = (fields.remove(STAMP), fields.remove(INSTANCE), fields.remove(PREVIEW));
@@ -61,10 +68,7 @@ pub(crate) fn target(wish: Wish, routes: &Routes) -> Result<&Arc<Target>, Refusa
         let none = || Refusal::new(Fault::NoCandidate, "no release is waiting for its promotion");
         routes.candidate.as_ref().ok_or_else(none)?
     } else {
-        let none = || {
-            Refusal::new(Fault::NoActiveStamp, "no release was promoted yet, or none runs since the start")
-        };
-        routes.active.as_ref().ok_or_else(none)?
+        routes.active.as_ref().ok_or_else(no_active_stamp)?
     };
     if let Some(index) = wish.instance
         && !target.instances.iter().any(|instance| instance.index == index)
@@ -72,6 +76,11 @@ pub(crate) fn target(wish: Wish, routes: &Routes) -> Result<&Arc<Target>, Refusa
         return Err(Refusal::new(Fault::NoInstance, format!("no instance {index} is ready")));
     }
     Ok(target)
+}
+
+/// Nothing serves.
+pub(crate) fn no_active_stamp() -> Refusal {
+    Refusal::new(Fault::NoActiveStamp, "no release was promoted yet, or none runs since the start")
 }
 
 /// Compares in a time that tells nothing but the length.

@@ -5,6 +5,7 @@ use crate::access;
 use crate::body::AnswerBody;
 use crate::client::Client;
 use crate::fault::{Fault, Refusal};
+use crate::measures::Outcome;
 use crate::routes::{Instance, Local};
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -19,14 +20,18 @@ const OWN_ANSWER_TIME: Duration = Duration::from_secs(10);
 /// A stamp's slot, claimed, and one of its instances, held. Both are released on drop.
 pub(crate) struct Claim {
     pub(crate) target: Rc<Local>,
+    /// The place of the request's route in the target's.
+    pub(crate) route: u16,
+    /// The target is the candidate because of its weight, so that the active stamp would do as well.
+    pub(crate) by_weight: bool,
     /// The position of the instance in the target.
     held: Option<usize>,
 }
 
 impl Claim {
     /// For a slot that was just claimed.
-    pub(crate) fn new(target: Rc<Local>) -> Self {
-        Self { target, held: None }
+    pub(crate) fn new(target: Rc<Local>, route: u16, by_weight: bool) -> Self {
+        Self { target, route, by_weight, held: None }
     }
 
     /// Adds a held instance; the one before is released.
@@ -66,7 +71,13 @@ pub(crate) struct Exchange {
     pub(crate) claim: Option<Claim>,
     /// Upstream exchanges begun.
     pub(crate) attempts: u32,
-    started: Option<Instant>,
+    /// The value of the affinity cookie to set.
+    pub(crate) cookie: Option<u64>,
+    started: Instant,
+    /// From the start to the head of the instance's answer.
+    latency: Option<Duration>,
+    /// Whether there is a line to end.
+    logs: bool,
     status: u16,
     bytes_out: u64,
     fault: Option<Fault>,
@@ -76,13 +87,14 @@ pub(crate) struct Exchange {
 impl Exchange {
     /// A request has arrived. None: a stand-in for one that was rejected unread.
     pub(crate) fn begin<B>(worker: Rc<Worker>, client: Rc<Client>, request: Option<&Request<B>>) -> Self {
+        let started = Instant::now();
         let trusted = worker.trusts(client.peer.ip());
         let (id, trace) = worker.request_id(request.map(Request::headers).filter(|_| trusted));
         client.bytes_in.set(0);
         client.set_timeouts(OWN_ANSWER_TIME, OWN_ANSWER_TIME);
         client.await_answer();
-        let started = worker.logs().then(Instant::now);
-        if started.is_some() {
+        let logs = worker.logs();
+        if logs {
             access::begin(&mut client.line.borrow_mut(), &id, client.peer.ip(), request);
         }
         Self {
@@ -92,7 +104,10 @@ impl Exchange {
             trace,
             claim: None,
             attempts: 0,
+            cookie: None,
             started,
+            latency: None,
+            logs,
             status: 0,
             bytes_out: 0,
             fault: None,
@@ -102,6 +117,11 @@ impl Exchange {
 
     pub(crate) fn client(&self) -> &Rc<Client> {
         &self.client
+    }
+
+    /// The head of an instance's answer is there.
+    pub(crate) fn upstream_answered(&mut self) {
+        self.latency = Some(self.started.elapsed());
     }
 
     /// The answer that is about to be given.
@@ -139,6 +159,46 @@ impl Exchange {
         }
     }
 
+    /// What became of the request on its stamp, for better or worse. None: that is not the stamp's doing, because
+    /// the client or the gateway went, or the request was refused as it stood.
+    fn outcome(&self) -> Option<Outcome> {
+        // Not what is worked out on drop: that is about the client's side.
+        let (dispatched, failed) = match self.fault {
+            Some(
+                Fault::ConnectFailed
+                | Fault::UpstreamCut
+                | Fault::UpstreamMalformed
+                | Fault::Timeout
+                | Fault::IdleTimeout,
+            ) => (true, true),
+            Some(Fault::NoReadyInstance | Fault::Overloaded) => (true, false),
+            Some(
+                Fault::Malformed
+                | Fault::HeadTooLarge
+                | Fault::HeadTimeout
+                | Fault::Version
+                | Fault::Coding
+                | Fault::Connect
+                | Fault::WrongHost
+                | Fault::BadStamp
+                | Fault::PreviewRefused
+                | Fault::NoCandidate
+                | Fault::NoInstance
+                | Fault::NoActiveStamp
+                | Fault::BodyTooLarge
+                | Fault::BodyTimeout
+                | Fault::ClientGone
+                | Fault::DrainCut,
+            )
+            | None => (false, false),
+        };
+        let answered = self.latency.is_some();
+        (answered || dispatched).then(|| Outcome {
+            error: failed || (answered && self.status >= 500),
+            latency_us: self.latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
+        })
+    }
+
     fn note(&self, fault: Option<Fault>) {
         let counts = self.worker.counts();
         counts.requests.add(1);
@@ -149,10 +209,13 @@ impl Exchange {
             counts.failed.add(u64::from(fault.counts_as_failed()));
         }
         if let Some(claim) = &self.claim {
-            let classes = &claim.target.counts.workers[self.worker.index];
-            classes.0[usize::from(self.status / 100).min(5)].add(1);
+            let classes = &claim.target.counts.workers[self.worker.index].classes;
+            classes[usize::from(self.status / 100).min(5)].add(1);
+            if let Some(outcome) = self.outcome() {
+                self.worker.record(&claim.target, claim.route, outcome);
+            }
         }
-        if let Some(started) = self.started {
+        if self.logs {
             let mut line = self.client.line.borrow_mut();
             access::end(
                 &mut line,
@@ -160,8 +223,9 @@ impl Exchange {
                     status: self.status,
                     bytes_in: self.client.bytes_in.get(),
                     bytes_out: self.bytes_out,
-                    duration: started.elapsed(),
+                    duration: self.started.elapsed(),
                     target: self.claim.as_ref().map(|claim| &**claim.target),
+                    route: self.claim.as_ref().map(|claim| claim.target.routes.name(claim.route)),
                     instance: self.claim.as_ref().and_then(Claim::instance).map(|instance| instance.index),
                     attempts: self.attempts,
                     error: fault.map(Fault::label),

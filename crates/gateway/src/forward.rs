@@ -1,17 +1,19 @@
 //! From a claimed stamp to an answer: instance choice, connection, exchange, and what may be tried again.
 //!
-//! A request that surely was not sent may go anywhere. One that may have been sent is sent again only if it is
-//! safe (RFC 9110, 9.2.1), has no body, got no byte of an answer, and the budget for it lasts. Everything else
-//! ends here: a write is never sent twice.
+//! A request that surely was not sent may go anywhere: to another instance, to the stamp that takes over from one
+//! that retires or whose guard has tripped, and to the active stamp if the candidate was chosen by weight and has no
+//! instance that takes it. One that may have been sent is sent again only if it is safe (RFC 9110, 9.2.1), has no
+//! body, got no byte of an answer, and the budget for it lasts. Everything else ends here: a write is never sent
+//! twice.
 
 use crate::body::RequestBody;
+use crate::choice::Choice;
 use crate::client::Upload;
-use crate::door::Wish;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Refusal};
 use crate::limits::{CONNECT_TRIES, UNSENT_TRIES};
 use crate::request::{claim, too_large};
-use crate::routes::{Local, Target};
+use crate::routes::{Local, Routes, Target};
 use crate::upstream::Upstream;
 use http::header::{HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -53,13 +55,13 @@ struct Again {
 /// Dropped before it is ready, the upstream connection is closed.
 pub(crate) async fn forward(
     exchange: &mut Exchange,
-    wish: Wish,
+    choice: &mut Choice,
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Box<Upstream>), Refusal> {
     let again = remember(exchange, &request);
     let mut tries = Tries::default();
     loop {
-        let (mut upstream, target) = connection(exchange, wish, &mut tries).await?;
+        let (mut upstream, target) = connection(exchange, choice, &request, &mut tries).await?;
         if !request.headers().contains_key(HOST) {
             // Only HTTP/1.0 may come without, and HTTP/1.1 may not go without.
             let address =
@@ -71,6 +73,9 @@ pub(crate) async fn forward(
         exchange.attempts += 1;
         match send(exchange, &target, &mut upstream, request).await {
             Sent::Answered(response) => {
+                if let Some(instance) = exchange.claim.as_ref().and_then(|claim| claim.instance()) {
+                    target.answered(instance, response.status().is_server_error(), exchange.worker.now_ms());
+                }
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     let detail = "the service switched protocols, which was not asked for";
                     return Err(Refusal::new(Fault::UpstreamMalformed, detail));
@@ -99,26 +104,40 @@ fn cut(detail: &'static str) -> Refusal {
     Refusal::new(Fault::UpstreamCut, detail)
 }
 
-/// A connection to an instance of the claimed stamp: an idle one, or a new one. If the stamp retires while a
-/// connection is being made, its successor is claimed instead.
+/// A connection to an instance of the claimed stamp: an idle one, or a new one. If users are taken from the stamp
+/// while a connection is being made, the one they go to is claimed instead.
 async fn connection(
     exchange: &mut Exchange,
-    wish: Wish,
+    choice: &mut Choice,
+    request: &Request<RequestBody>,
     tries: &mut Tries,
 ) -> Result<(Box<Upstream>, Rc<Local>), Refusal> {
     loop {
-        let target = hold_instance(exchange, wish, tries)?;
+        let target = match hold_instance(exchange, choice, tries) {
+            Ok(target) => target,
+            Err(refusal) if refusal.fault == Fault::NoReadyInstance => {
+                let claim = exchange.claim.as_ref().expect("a request is forwarded under a claim");
+                let target = Rc::clone(&claim.target);
+                exchange.worker.connect_failed(&target);
+                if is_left(exchange, choice, &target) {
+                    claim_again(exchange, choice, request, tries)?;
+                } else {
+                    divert(exchange, choice, request, tries).unwrap_or(Err(refusal))?;
+                }
+                continue;
+            }
+            Err(refusal) => return Err(refusal),
+        };
         let claimed = exchange.claim.as_ref().and_then(|claim| claim.instance().map(Arc::clone));
         let instance = claimed.expect("an instance is held by now");
         if let Some(upstream) = exchange.worker.take_connection(instance.key, tries.handed_back > 0) {
             return Ok((upstream, target));
         }
         match Upstream::connect(instance.address, target.settings.limits.connect_timeout).await {
-            Ok(upstream) if target.slot.is_closed() => {
+            Ok(upstream) if is_left(exchange, choice, &target) => {
                 // Nothing was sent yet, so the request belongs to whoever serves now.
                 exchange.keep(upstream);
-                exchange.claim = Some(claim(&exchange.worker, wish)?);
-                tries.unreachable.clear();
+                claim_again(exchange, choice, request, tries)?;
             }
             Ok(upstream) => return Ok((upstream, target)),
             Err(cause) => {
@@ -127,23 +146,64 @@ async fn connection(
                 tries.unreachable.extend(position);
                 tries.connects += 1;
                 tracing::debug!(instance = instance.index, address = %instance.address, %cause, "no connection");
-                let others = tries.unreachable.len() < target.instances.len() && wish.instance.is_none();
-                if target.slot.is_closed() {
-                    exchange.claim = Some(claim(&exchange.worker, wish)?);
-                    tries.unreachable.clear();
-                } else if !others {
-                    return Err(Refusal::new(Fault::ConnectFailed, "no instance takes a connection"));
-                }
-                if tries.connects >= CONNECT_TRIES {
-                    return Err(Refusal::new(Fault::ConnectFailed, "the instances tried take no connection"));
+                exchange.worker.connect_failed(&target);
+                let pinned = choice.wish.instance.is_some();
+                let others = tries.unreachable.len() < target.instances.len() && !pinned;
+                if is_left(exchange, choice, &target) {
+                    claim_again(exchange, choice, request, tries)?;
+                } else if !others || tries.connects >= CONNECT_TRIES {
+                    let failed =
+                        || Refusal::new(Fault::ConnectFailed, "no instance tried takes a connection");
+                    divert(exchange, choice, request, tries).unwrap_or_else(|| Err(failed()))?;
                 }
             }
         }
     }
 }
 
+/// Whether a request that was not sent yet is no longer the claimed stamp's: its slot was closed, or its user is on
+/// another one by now, because the guard has tripped or the weight was changed. What was asked for at the preview
+/// door stays.
+fn is_left(exchange: &Exchange, choice: &Choice, target: &Target) -> bool {
+    let same = |routes: &Routes| {
+        choice.target(routes).is_ok_and(|chosen| Arc::ptr_eq(&chosen.target.slot, &target.slot))
+    };
+    target.slot.is_closed() || (choice.wish.is_none() && !exchange.worker.with_routes(same))
+}
+
+/// Claims the stamp that the choice leads to by now.
+fn claim_again(
+    exchange: &mut Exchange,
+    choice: &Choice,
+    request: &Request<RequestBody>,
+    tries: &mut Tries,
+) -> Result<(), Refusal> {
+    let claim = claim(&exchange.worker, choice, request)?;
+    let limits = &claim.target.settings.limits;
+    exchange.client().set_timeouts(limits.first_byte_timeout, limits.idle_timeout);
+    exchange.claim = Some(claim);
+    tries.unreachable.clear();
+    Ok(())
+}
+
+/// Claims the active stamp for a request whose candidate does not take it. None: the candidate was asked for, or is
+/// not what was claimed. Once at most for a request.
+fn divert(
+    exchange: &mut Exchange,
+    choice: &mut Choice,
+    request: &Request<RequestBody>,
+    tries: &mut Tries,
+) -> Option<Result<(), Refusal>> {
+    if !exchange.claim.as_ref()?.by_weight {
+        return None;
+    }
+    choice.divert();
+    tries.connects = 0;
+    Some(claim_again(exchange, choice, request, tries))
+}
+
 /// Holds the best instance that has room.
-fn hold_instance(exchange: &mut Exchange, wish: Wish, tries: &Tries) -> Result<Rc<Local>, Refusal> {
+fn hold_instance(exchange: &mut Exchange, choice: &Choice, tries: &Tries) -> Result<Rc<Local>, Refusal> {
     let claim = exchange.claim.as_mut().expect("a request is forwarded under a claim");
     let target = Rc::clone(&claim.target);
     claim.let_go();
@@ -151,10 +211,10 @@ fn hold_instance(exchange: &mut Exchange, wish: Wish, tries: &Tries) -> Result<R
     let mut full: Vec<usize> = Vec::new();
     loop {
         let chosen = if full.is_empty() {
-            target.choose(worker.now_ms(), wish.instance, &tries.unreachable, || worker.random())
+            target.choose(worker.now_ms(), choice.wish.instance, &tries.unreachable, || worker.random())
         } else {
             let passed: Vec<usize> = full.iter().chain(&tries.unreachable).copied().collect();
-            target.choose(worker.now_ms(), wish.instance, &passed, || worker.random())
+            target.choose(worker.now_ms(), choice.wish.instance, &passed, || worker.random())
         };
         let Some(position) = chosen else {
             return Err(if full.is_empty() {

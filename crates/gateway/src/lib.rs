@@ -7,6 +7,8 @@
 //!
 //! Invariants:
 //! - A request is dispatched only under a claim of its stamp's slot, and a closed slot is never claimed (`slot`).
+//! - A request that asks for no stamp gets the one its user has (`choice`), and the one before when the gateway's
+//!   guard has tripped (`watch`) or the candidate takes no connection.
 //! - What may have been sent is not sent again, unless it is safe and has no body (`forward`).
 //! - Nothing that can be read in two ways gets past `guard`.
 //! - Every wait has a deadline and every buffer a limit (`limits`).
@@ -18,8 +20,10 @@ mod admin;
 mod apply;
 mod stored;
 
+mod pattern;
 mod routes;
 mod slot;
+mod watch;
 
 mod clock;
 mod worker;
@@ -30,6 +34,8 @@ mod nudge;
 
 mod request;
 
+mod affinity;
+mod choice;
 mod door;
 mod exchange;
 mod fields;
@@ -42,6 +48,7 @@ mod fault;
 mod access;
 mod ids;
 mod lines;
+mod measures;
 mod metrics;
 
 pub use run::{Options, RunError, run, run_until};

@@ -50,6 +50,10 @@ pub(crate) const UPSTREAM_IDLE_CONNECTIONS: usize = 256;
 /// How long an instance whose connection failed is passed over while there are others.
 pub(crate) const EJECTION: Duration = Duration::from_secs(1);
 
+/// Answers with 5xx, one after the other, after which an instance is passed over for [`EJECTION`], and again with
+/// each further one. The last one that is not passed over is left alone: its errors are the release's.
+pub(crate) const EJECTING_ERRORS: u32 = 5;
+
 /// Instances that are tried for one request while nothing was sent; then 502.
 pub(crate) const CONNECT_TRIES: u32 = 4;
 
@@ -90,8 +94,15 @@ pub(crate) const LOG_BYTES: u64 = 64 * 1024 * 1024;
 /// Access logs put aside; older ones are deleted.
 pub(crate) const LOG_FILES: u32 = 4;
 
-/// Stamps whose counters are kept; those of older ones are dropped from `/metrics`.
+/// Stamps whose counters are kept; those that were not named for longest are dropped from `/metrics`.
 pub(crate) const STAMPS_COUNTED: usize = 16;
+
+/// Stamps whose routes are measured: the active, candidate and fallback ones and the one before. Measures of those
+/// that were not named for longest are dropped; they begin anew if a table names such a stamp again.
+pub(crate) const STAMPS_MEASURED: usize = 4;
+
+/// Routes of stamps in `/metrics`, newest stamps first; the rest of a stamp's are added to its `other`.
+pub(crate) const ROUTE_SERIES: usize = 1000;
 
 /// Bytes of a message on the admin socket; more gets 400.
 pub(crate) const ADMIN_BYTES: usize = 4 * 1024 * 1024;

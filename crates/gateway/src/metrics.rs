@@ -2,9 +2,14 @@
 //! between cores; they are summed when somebody asks.
 
 use crate::fault::Fault;
-use crate::limits::STAMPS_COUNTED;
+use crate::limits::{ROUTE_SERIES, STAMPS_COUNTED, STAMPS_MEASURED};
+use crate::measures::{StampRoutes, Sum, bucket_of};
 use crate::routes::Routes;
+use crate::watch::Tally;
+use api::gateway::{Measures, StampMeasures};
 use model::name::StampId;
+use model::workload::{OTHER_ROUTE, Route};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,17 +42,41 @@ pub(crate) struct Counts {
     pub(crate) faults: [Count; Fault::ALL.len()],
 }
 
-/// One worker's cells for one stamp: answers by class, 1xx first; 0 is for exchanges without one.
+/// One worker's cells for one stamp.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(crate) struct Classes(pub(crate) [Count; 6]);
+pub(crate) struct StampCells {
+    /// Answers by class, 1xx first; 0 is for exchanges without one.
+    pub(crate) classes: [Count; 6],
+    /// Requests with an outcome, as its routes have them.
+    pub(crate) requests: Count,
+    /// Errors, as its routes have them.
+    pub(crate) errors: Count,
+    /// Connections its instances did not take, and requests for which there was no instance.
+    pub(crate) connect_failures: Count,
+}
 
 /// The cells of one stamp, one for each worker.
 #[derive(Debug)]
 pub(crate) struct StampCounts {
-    stamp: StampId,
+    pub(crate) stamp: StampId,
     name: String,
-    pub(crate) workers: Box<[Classes]>,
+    pub(crate) workers: Box<[StampCells]>,
+}
+
+impl StampCounts {
+    fn sum(&self, cell: impl Fn(&StampCells) -> &Count) -> u64 {
+        self.workers.iter().map(|cells| cell(cells).get()).sum()
+    }
+
+    /// What the guard looks at.
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            requests: self.sum(|cells| &cells.requests),
+            errors: self.sum(|cells| &cells.errors),
+            connect_failures: self.sum(|cells| &cells.connect_failures),
+        }
+    }
 }
 
 /// All cells of the gateway.
@@ -56,8 +85,10 @@ pub(crate) struct Metrics {
     pub(crate) workers: Box<[Counts]>,
     /// Bundles' lines that the writer could not write.
     pub(crate) lines_failed: AtomicU64,
-    /// Newest last. Locked by new tables and by scrapes, never by requests.
+    /// Named last, last. Locked by new tables and by scrapes, never by requests.
     stamps: Mutex<Vec<Arc<StampCounts>>>,
+    /// Likewise.
+    routes: Mutex<Vec<Arc<StampRoutes>>>,
 }
 
 /// What a scrape needs to know besides the cells.
@@ -71,27 +102,64 @@ pub(crate) struct Scrape<'a> {
 impl Metrics {
     pub(crate) fn new(workers: usize) -> Self {
         let cells = std::iter::repeat_with(Counts::default).take(workers).collect();
-        Self { workers: cells, lines_failed: AtomicU64::new(0), stamps: Mutex::default() }
+        Self {
+            workers: cells,
+            lines_failed: AtomicU64::new(0),
+            stamps: Mutex::default(),
+            routes: Mutex::default(),
+        }
     }
 
     /// The cells of `stamp`, which live on when it is named again. Of more than [`STAMPS_COUNTED`] stamps the
-    /// oldest are dropped.
+    /// one that was not named for longest is dropped.
     pub(crate) fn of_stamp(&self, stamp: StampId, name: &str) -> Arc<StampCounts> {
-        let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = stamps.iter().find(|known| known.stamp == stamp) {
-            return Arc::clone(known);
-        }
-        let workers = std::iter::repeat_with(Classes::default).take(self.workers.len()).collect();
-        let counts = Arc::new(StampCounts { stamp, name: name.to_owned(), workers });
-        stamps.push(Arc::clone(&counts));
-        if stamps.len() > STAMPS_COUNTED {
-            stamps.remove(0);
-        }
-        counts
+        let made = || {
+            let workers = std::iter::repeat_with(StampCells::default).take(self.workers.len()).collect();
+            StampCounts { stamp, name: name.to_owned(), workers }
+        };
+        named(&self.stamps, STAMPS_COUNTED, |known| known.stamp == stamp, made)
+    }
+
+    /// The routes of `stamp`, likewise with [`STAMPS_MEASURED`].
+    pub(crate) fn routes_of(&self, stamp: StampId, routes: &[Route]) -> Arc<StampRoutes> {
+        // A stamp has one configuration for all its life. Should it ever be told another one, it is measured anew.
+        let other = |known: &StampRoutes| known.stamp == stamp && !known.is_of(stamp, routes);
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| !other(known));
+        let made = || StampRoutes::new(stamp, routes, self.workers.len());
+        named(&self.routes, STAMPS_MEASURED, |known| known.is_of(stamp, routes), made)
     }
 
     pub(crate) fn sum(&self, cell: impl Fn(&Counts) -> &Count) -> u64 {
         self.workers.iter().map(|counts| cell(counts).get()).sum()
+    }
+
+    /// For the agent.
+    pub(crate) fn measures(&self) -> Measures {
+        let faults = Fault::ALL.iter().enumerate().map(|(index, fault)| {
+            let count = self.sum(|counts| &counts.faults[index]);
+            (fault.label().to_owned(), count)
+        });
+        let faults: BTreeMap<String, u64> = faults.filter(|(_, count)| *count > 0).collect();
+        let counted = list(&self.stamps);
+        let stamps = list(&self.routes).into_iter().map(|routes| {
+            let counts = counted.iter().find(|counts| counts.stamp == routes.stamp);
+            let sum = |cell: &dyn Fn(&StampCells) -> &Count| counts.map_or(0, |counts| counts.sum(cell));
+            StampMeasures {
+                stamp: routes.stamp,
+                classes: std::array::from_fn(|class| sum(&|cells| &cells.classes[class])),
+                connect_failures: sum(&|cells| &cells.connect_failures),
+                routes: routes.report(),
+            }
+        });
+        Measures {
+            v: api::PROTOCOL_VERSION,
+            pid: std::process::id(),
+            at_ns: api::clock::monotonic_ns(),
+            requests: self.sum(|counts| &counts.requests),
+            retries: self.sum(|counts| &counts.retries),
+            faults,
+            stamps: stamps.collect(),
+        }
     }
 
     /// The text format of Prometheus, 0.0.4.
@@ -99,6 +167,7 @@ impl Metrics {
         let mut text = String::with_capacity(4096);
         self.counters(&mut text);
         self.stamps(&mut text);
+        self.routes(&mut text);
         self.gauges(&mut text, scrape);
         text
     }
@@ -129,20 +198,85 @@ impl Metrics {
 
     fn stamps(&self, text: &mut String) {
         metric(text, "responses_total", "counter", "Answers by stamp and class of status.");
-        for stamp in self.stamps.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let stamps = list(&self.stamps);
+        for stamp in &stamps {
             for class in 0..6 {
-                let value = stamp.workers.iter().map(|classes| classes.0[class].get()).sum();
+                let value = stamp.sum(|cells| &cells.classes[class]);
                 let class = if class == 0 { "none".to_owned() } else { format!("{class}xx") };
                 let (id, name) = (stamp.stamp, label(&stamp.name));
                 let labels = format!("{{stamp=\"{id}\",release=\"{name}\",class=\"{class}\"}}");
                 sample(text, "responses_total", &labels, value);
             }
         }
+        metric(
+            text,
+            "connect_failures_total",
+            "counter",
+            "Connections that instances did not take, by stamp.",
+        );
+        for stamp in &stamps {
+            let labels = format!("{{stamp=\"{}\",release=\"{}\"}}", stamp.stamp, label(&stamp.name));
+            sample(text, "connect_failures_total", &labels, stamp.sum(|cells| &cells.connect_failures));
+        }
+    }
+
+    fn routes(&self, text: &mut String) {
+        let series = self.route_series();
+        for (name, help, cell) in [
+            (
+                "route_requests_total",
+                "Requests with an outcome, by stamp and route.",
+                &(|sum: &Sum| sum.requests) as &dyn Fn(&Sum) -> u64,
+            ),
+            ("route_errors_total", "Of these: answered with 5xx, or not, or cut.", &|sum: &Sum| sum.errors),
+        ] {
+            metric(text, name, "counter", help);
+            for (labels, sum) in &series {
+                sample(text, name, &format!("{{{labels}}}"), cell(sum));
+            }
+        }
+        metric(text, "route_duration_seconds", "histogram", "From a request's head to its answer's head.");
+        for (labels, sum) in &series {
+            for power in BOUNDS {
+                let (bound, below) = (1_u64 << power, sum.below(bucket_of(1 << power)));
+                let labels = format!("{{{labels},le=\"{}.{:06}\"}}", bound / 1_000_000, bound % 1_000_000);
+                sample(text, "route_duration_seconds_bucket", &labels, below);
+            }
+            let count = sum.below(sum.halves[0].len());
+            sample(text, "route_duration_seconds_bucket", &format!("{{{labels},le=\"+Inf\"}}"), count);
+            let seconds = format!("{}.{:06}", sum.sum_us / 1_000_000, sum.sum_us % 1_000_000);
+            sample(text, "route_duration_seconds_sum", &format!("{{{labels}}}"), seconds);
+            sample(text, "route_duration_seconds_count", &format!("{{{labels}}}"), count);
+        }
+    }
+
+    /// Labels and sums of all routes that had requests, newest stamps first: [`ROUTE_SERIES`] of them, and one
+    /// `other` for each stamp with what is left.
+    fn route_series(&self) -> Vec<(String, Sum)> {
+        let mut series = Vec::new();
+        let mut room = ROUTE_SERIES;
+        for stamp in list(&self.routes).iter().rev() {
+            let mut other = Sum::default();
+            let labels = |route: &str| format!("stamp=\"{}\",route=\"{}\"", stamp.stamp, label(route));
+            for (route, sum) in stamp.sums() {
+                if room == 0 || route == OTHER_ROUTE {
+                    other.add(&sum);
+                } else {
+                    room -= 1;
+                    series.push((labels(route), sum));
+                }
+            }
+            series.push((labels(OTHER_ROUTE), other));
+        }
+        series
     }
 
     fn gauges(&self, text: &mut String, scrape: &Scrape<'_>) {
         metric(text, "in_flight", "gauge", "Requests in flight by stamp.");
-        for (role, target) in [("active", &scrape.routes.active), ("candidate", &scrape.routes.candidate)] {
+        let routes = scrape.routes;
+        for (role, target) in
+            [("active", &routes.active), ("candidate", &routes.candidate), ("fallback", &routes.fallback)]
+        {
             if let Some(target) = target {
                 let labels = format!("{{stamp=\"{}\",role=\"{role}\"}}", target.slot.stamp);
                 sample(text, "in_flight", &labels, target.slot.in_flight());
@@ -159,12 +293,37 @@ impl Metrics {
     }
 }
 
+/// Upper ends of the buckets in `/metrics`, as powers of two in microseconds: 0.5 ms to 4 s.
+const BOUNDS: [u32; 10] = [9, 11, 12, 13, 14, 15, 16, 18, 20, 22];
+
+/// The one of `list` that `is` it, or a new one; as the one that was named last. Of more than `limit` the first is
+/// dropped.
+fn named<T>(
+    list: &Mutex<Vec<Arc<T>>>,
+    limit: usize,
+    is: impl Fn(&T) -> bool,
+    made: impl FnOnce() -> T,
+) -> Arc<T> {
+    let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = list.iter().position(|known| is(known)).map(|place| list.remove(place));
+    let it = known.unwrap_or_else(|| Arc::new(made()));
+    list.push(Arc::clone(&it));
+    if list.len() > limit {
+        list.remove(0);
+    }
+    it
+}
+
+fn list<T>(list: &Mutex<Vec<Arc<T>>>) -> Vec<Arc<T>> {
+    list.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 fn metric(text: &mut String, name: &str, kind: &str, help: &str) {
     writeln!(text, "# HELP mainstay_gateway_{name} {help}\n# TYPE mainstay_gateway_{name} {kind}")
         .expect("writing to a String cannot fail");
 }
 
-fn sample(text: &mut String, name: &str, labels: &str, value: u64) {
+fn sample(text: &mut String, name: &str, labels: &str, value: impl std::fmt::Display) {
     writeln!(text, "mainstay_gateway_{name}{labels} {value}").expect("writing to a String cannot fail");
 }
 
@@ -184,8 +343,8 @@ mod tests {
         metrics.workers[1].requests.add(3);
         metrics.workers[1].faults[Fault::Timeout as usize].add(1);
         let stamp = metrics.of_stamp(StampId(4), "a\"b");
-        stamp.workers[0].0[2].add(7);
-        stamp.workers[1].0[2].add(1);
+        stamp.workers[0].classes[2].add(7);
+        stamp.workers[1].classes[2].add(1);
         let routes = Routes::default();
         let text = metrics.render(&Scrape { routes: &routes, revision: 3, connections: 9, draining: false });
         for line in [
@@ -197,6 +356,56 @@ mod tests {
         ] {
             assert!(text.lines().any(|there| there == line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn routes_beyond_the_limit_are_added_to_other() {
+        const ROUTES: usize = 400;
+        let metrics = Metrics::new(1);
+        let route =
+            |n: usize| Route { method: model::flow::Method::Get, path: format!("/{n}"), objective: None };
+        let routes: Vec<Route> = (0..ROUTES).map(route).collect();
+        for id in 1..=3 {
+            let measured = metrics.routes_of(StampId(id), &routes);
+            for route in 0..ROUTES {
+                let outcome = crate::measures::Outcome { error: false, latency_us: Some(600) };
+                measured.record(0, u16::try_from(route).unwrap(), outcome);
+            }
+        }
+        let series = metrics.route_series();
+        assert_eq!(series.len(), ROUTE_SERIES + 3);
+        assert_eq!(series.iter().map(|(_, sum)| sum.requests).sum::<u64>(), 3 * ROUTES as u64);
+        assert_eq!(series.last().unwrap().0, "stamp=\"s1\",route=\"other\"");
+        assert_eq!(series.last().unwrap().1.requests, 200);
+        let mut text = String::new();
+        metrics.routes(&mut text);
+        for line in [
+            "mainstay_gateway_route_duration_seconds_bucket{stamp=\"s3\",route=\"GET /7\",le=\"0.000512\"} 0",
+            "mainstay_gateway_route_duration_seconds_bucket{stamp=\"s3\",route=\"GET /7\",le=\"0.002048\"} 1",
+            "mainstay_gateway_route_duration_seconds_sum{stamp=\"s3\",route=\"GET /7\"} 0.000600",
+        ] {
+            assert!(text.lines().any(|there| there == line), "{line} is missing");
+        }
+    }
+
+    #[test]
+    fn a_stamp_is_measured_anew_when_its_routes_change_and_forgotten_after_three_others() {
+        let metrics = Metrics::new(1);
+        let route = Route { method: model::flow::Method::Get, path: "/".into(), objective: None };
+        let first = metrics.routes_of(StampId(1), &[]);
+        assert!(Arc::ptr_eq(&first, &metrics.routes_of(StampId(1), &[])));
+        let second = metrics.routes_of(StampId(1), std::slice::from_ref(&route));
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert_eq!(metrics.measures().stamps.len(), 1);
+        for id in 2..=STAMPS_MEASURED as u64 {
+            metrics.routes_of(StampId(id), &[]);
+        }
+        assert!(Arc::ptr_eq(&second, &metrics.routes_of(StampId(1), std::slice::from_ref(&route))));
+        metrics.routes_of(StampId(9), &[]);
+        assert!(
+            metrics.measures().stamps.iter().all(|stamp| stamp.stamp != StampId(2)),
+            "named least lately"
+        );
     }
 
     #[test]

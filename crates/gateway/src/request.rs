@@ -1,8 +1,9 @@
 //! What happens to a request, in the order in which it is decided.
 
+use crate::affinity;
 use crate::body::{AnswerBody, RequestBody};
+use crate::choice::Choice;
 use crate::client::Client;
-use crate::door::{self, Wish};
 use crate::exchange::{Claim, Exchange};
 use crate::fault::{Fault, Refusal};
 use crate::fields::{self, Passage};
@@ -10,7 +11,7 @@ use crate::forward;
 use crate::limits::CLAIM_TRIES;
 use crate::routes::Target;
 use crate::worker::Worker;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, SET_COOKIE};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri, Version};
 use hyper::body::{Body as _, Incoming};
@@ -33,6 +34,9 @@ pub(crate) async fn serve(
     let mut response = outcome.unwrap_or_else(|refusal| exchange.refuse(&refusal));
     let fields = response.headers_mut();
     fields.insert(fields::REQUEST_ID, exchange.id.clone());
+    if let Some(cookie) = exchange.cookie {
+        fields.append(SET_COOKIE, affinity::set_cookie(cookie));
+    }
     if exchange.worker.is_draining() {
         fields.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -53,10 +57,12 @@ async fn decide(
     // Host: the one of the target, when it names one.
     adopt_target(&mut request)?;
 
-    // Stamp choice, from the fields alone.
-    let wish =
-        exchange.worker.with_routes(|routes| door::wish(request.headers_mut(), &routes.preview_token))?;
-    let claim = claim(&exchange.worker, wish)?;
+    // Stamp choice, from the fields alone; then the route, which is that stamp's.
+    let worker = &exchange.worker;
+    let mut choice =
+        worker.with_routes(|routes| Choice::read(request.headers_mut(), routes, || worker.random()))?;
+    exchange.cookie = choice.cookie;
+    let claim = claim(&exchange.worker, &choice, &request)?;
     let target = Rc::clone(&claim.target);
     exchange.claim = Some(claim);
 
@@ -83,7 +89,8 @@ async fn decide(
     let request = request.map(|body| RequestBody::new(body, client, limits.body));
 
     // Instance choice, upstream, and what may be repeated.
-    let (mut response, upstream) = forward::forward(exchange, wish, request).await?;
+    let (mut response, upstream) = forward::forward(exchange, &mut choice, request).await?;
+    exchange.upstream_answered();
 
     // Response filters.
     fields::response(response.headers_mut());
@@ -93,14 +100,16 @@ async fn decide(
     Ok(response.map(|body| AnswerBody::upstream(body, upstream)))
 }
 
-/// An open slot of the stamp the wish leads to, claimed. The stamp may be another one than a moment ago.
-pub(crate) fn claim(worker: &Worker, wish: Wish) -> Result<Claim, Refusal> {
+/// An open slot of the stamp the choice leads to, claimed. The stamp may be another one than a moment ago.
+pub(crate) fn claim<B>(worker: &Worker, choice: &Choice, request: &Request<B>) -> Result<Claim, Refusal> {
     for _ in 0..CLAIM_TRIES {
-        let target =
-            worker.with_routes(|routes| door::target(wish, routes).map(|target| worker.share(target)))?;
+        let (target, by_weight) = worker.with_routes(|routes| {
+            choice.target(routes).map(|chosen| (worker.share(chosen.target), chosen.by_weight))
+        })?;
         // A slot is closed after the table without it was stored: the next look finds that one.
         if target.slot.claim() {
-            return Ok(Claim::new(target));
+            let route = target.routes.find(request.method(), request.uri().path());
+            return Ok(Claim::new(target, route, by_weight));
         }
     }
     Err(Refusal::new(Fault::NoActiveStamp, "the release changes too quickly"))

@@ -1,9 +1,13 @@
 //! The routing table as requests see it: immutable, replaced as a whole.
 
-use crate::limits::EJECTION;
+use crate::affinity::{EVERYBODY, Key};
+use crate::limits::{EJECTING_ERRORS, EJECTION};
+use crate::measures::StampRoutes;
 use crate::metrics::{Metrics, StampCounts};
 use crate::slot::Slot;
-use api::gateway::{Table, TableInstance, TableStamp};
+use crate::watch::Watch;
+use api::gateway::{Guard, Table, TableInstance, TableStamp, Watched};
+use model::name::{ReleaseNumber, StampId};
 use model::workload::GatewaySettings;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,16 +20,42 @@ pub(crate) struct Routes {
     pub(crate) trusted_proxies: Vec<IpAddr>,
     pub(crate) active: Option<Arc<Target>>,
     pub(crate) candidate: Option<Arc<Target>>,
+    pub(crate) fallback: Option<Arc<Target>>,
+    /// 0 also when there are not both an active stamp and a candidate.
+    weight: u16,
+    /// What limits hold for whom in `watch`. None: nobody is watched.
+    guarded: Option<(Role, Guard)>,
+    /// Kept while both its stamps are named, also by tables by which nobody is watched: a guard that has tripped
+    /// stays tripped.
+    watch: Option<Arc<Watch>>,
+}
+
+/// Which stamp is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Active,
+    Candidate,
+}
+
+/// Users are being shifted.
+pub(crate) struct Shift<'a> {
+    pub(crate) active: &'a Target,
+    pub(crate) candidate: &'a Arc<Target>,
+    /// Of [`EVERYBODY`], more than none.
+    pub(crate) weight: u16,
 }
 
 /// A stamp as of one table. Its slot and its instances live on from table to table.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) slot: Arc<Slot>,
+    pub(crate) release: ReleaseNumber,
     pub(crate) instances: Vec<Arc<Instance>>,
     pub(crate) settings: GatewaySettings,
+    pub(crate) affinity: Key,
     pub(crate) name: String,
     pub(crate) counts: Arc<StampCounts>,
+    pub(crate) routes: Arc<StampRoutes>,
 }
 
 /// One process that answers requests.
@@ -37,6 +67,8 @@ pub(crate) struct Instance {
     pub(crate) address: SocketAddr,
     pid: u32,
     ejected_until_ms: AtomicU64,
+    /// Answers with 5xx since the last other one.
+    errors: AtomicU32,
     in_flight: Apart<AtomicU32>,
 }
 
@@ -67,6 +99,7 @@ impl Instance {
             address: instance.address,
             pid: instance.pid,
             ejected_until_ms: AtomicU64::new(0),
+            errors: AtomicU32::new(0),
             in_flight: Apart::default(),
         }
     }
@@ -94,7 +127,7 @@ impl Instance {
         self.in_flight.0.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// A connection failed: others are preferred for [`EJECTION`].
+    /// A connection failed, or too many answers were errors: others are preferred for [`EJECTION`].
     pub(crate) fn eject(&self, now_ms: u64) {
         let until = now_ms + EJECTION.as_millis() as u64;
         self.ejected_until_ms.fetch_max(until, Ordering::Relaxed);
@@ -108,51 +141,153 @@ impl Instance {
 
 impl Routes {
     /// The table that follows this one, and the slots it no longer names: to be closed once it is in place.
+    ///
+    /// A stamp keeps its slot as the active one and the candidate, between which users go one by one, and as the
+    /// fallback. From one to the other it gets a new slot, so that the old one can be closed: its last dispatch is
+    /// the end of a switch.
     pub(crate) fn next(&self, table: &Table, metrics: &Metrics) -> (Self, Vec<Arc<Slot>>) {
-        let before: Vec<&Arc<Target>> = self.active.iter().chain(&self.candidate).collect();
-        let mut made: Vec<Arc<Target>> = Vec::new();
-        let mut target = |stamp: &Option<TableStamp>| {
+        let before: Vec<Arc<Target>> = self.targets().cloned().collect();
+        let mut known = before.clone();
+        let mut target = |stamp: &Option<TableStamp>, slots: &[&Option<Arc<Target>>]| {
             let stamp = stamp.as_ref()?;
-            let same = |target: &&Arc<Target>| target.slot.stamp == stamp.stamp;
-            let known = before.iter().copied().find(same).or_else(|| made.iter().find(same));
-            let target = Arc::new(Target::next(known.map(|known| &**known), stamp, metrics));
-            made.push(Arc::clone(&target));
+            let slot = slots.iter().copied().flatten().map(|target| &target.slot);
+            let slot = slot.into_iter().find(|slot| slot.stamp == stamp.stamp);
+            let target = Arc::new(Target::next(slot, &known, stamp, metrics));
+            known.push(Arc::clone(&target));
             Some(target)
         };
-        let next = Self {
-            active: target(&table.active),
-            candidate: target(&table.candidate),
+        let active = target(&table.active, &[&self.active, &self.candidate]);
+        let candidate = target(&table.candidate, &[&self.active, &self.candidate, &active]);
+        let fallback = target(&table.fallback, &[&self.fallback]);
+        let both = active.is_some() && candidate.is_some();
+        let mut next = Self {
             preview_token: table.preview_token.clone(),
             trusted_proxies: table.trusted_proxies.clone(),
+            active,
+            candidate,
+            fallback,
+            weight: if both { table.weight.min(EVERYBODY - 1) } else { 0 },
+            guarded: None,
+            watch: None,
         };
-        let named = |slot: &Arc<Slot>| made.iter().any(|target| Arc::ptr_eq(&target.slot, slot));
+        next.take_on_watch(self, table.guard);
         let mut gone: Vec<Arc<Slot>> = Vec::new();
         for target in before {
-            if !named(&target.slot) && !gone.iter().any(|slot| Arc::ptr_eq(slot, &target.slot)) {
+            let same = |slot: &Arc<Slot>| Arc::ptr_eq(slot, &target.slot);
+            if !next.targets().any(|named| same(&named.slot)) && !gone.iter().any(same) {
                 gone.push(Arc::clone(&target.slot));
             }
         }
         (next, gone)
     }
 
+    /// Goes on watching whom `before` watched, or begins to.
+    fn take_on_watch(&mut self, before: &Self, guard: Option<Guard>) {
+        let wanted = match (&self.active, &self.candidate, &self.fallback) {
+            (Some(active), Some(candidate), _) if self.weight > 0 => {
+                Some((Role::Candidate, candidate, active))
+            }
+            (Some(active), _, Some(fallback)) => Some((Role::Active, active, fallback)),
+            (_, _, _) => None,
+        };
+        let kept = before.watch.clone();
+        // A stamp beside itself would explain all of its own errors.
+        let wanted = wanted.filter(|(_, watched, beside)| watched.slot.stamp != beside.slot.stamp);
+        let (Some((role, watched, beside)), Some(guard)) = (wanted, guard) else {
+            let named = |stamp: StampId| self.targets().any(|target| target.slot.stamp == stamp);
+            self.watch = kept.filter(|watch| named(watch.stamp()) && named(watch.beside()));
+            return;
+        };
+        let same =
+            |watch: &Arc<Watch>| (watch.stamp(), watch.beside()) == (watched.slot.stamp, beside.slot.stamp);
+        let new = || Arc::new(Watch::new(Arc::clone(&watched.counts), Arc::clone(&beside.counts)));
+        self.watch = Some(kept.filter(same).unwrap_or_else(new));
+        self.guarded = Some((role, guard));
+    }
+
+    /// All stamps that are named.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        self.active.iter().chain(&self.candidate).chain(&self.fallback)
+    }
+
     /// Whether an instance's idle connections may still be used.
     pub(crate) fn names(&self, key: u64) -> bool {
-        self.active.iter().chain(&self.candidate).any(|target| target.instances.iter().any(|i| i.key == key))
+        self.targets().any(|target| target.instances.iter().any(|i| i.key == key))
+    }
+
+    /// Which users have the candidate, if any have. One branch when none have by the table.
+    pub(crate) fn shift(&self) -> Option<Shift<'_>> {
+        if self.weight == 0 || self.has_tripped(Role::Candidate) {
+            return None;
+        }
+        let (active, candidate) = (self.active.as_ref()?, self.candidate.as_ref()?);
+        Some(Shift { active, candidate, weight: self.weight })
+    }
+
+    /// The stamp of all other users. One branch without a fallback. A fallback that has no instance takes over from
+    /// nobody.
+    pub(crate) fn serving(&self) -> Option<&Arc<Target>> {
+        match &self.fallback {
+            Some(fallback) if self.has_tripped(Role::Active) && !fallback.instances.is_empty() => {
+                Some(fallback)
+            }
+            Some(_) | None => self.active.as_ref(),
+        }
+    }
+
+    fn has_tripped(&self, role: Role) -> bool {
+        let guarded = self.guarded.as_ref().is_some_and(|(guarded, _)| *guarded == role);
+        guarded && self.watch.as_ref().is_some_and(|watch| watch.tripped().is_some())
+    }
+
+    /// Something went wrong on a stamp, and was counted: the guard looks, if it is the one it watches.
+    pub(crate) fn look_after(&self, stamp: StampId) {
+        if let (Some((_, guard)), Some(watch)) = (&self.guarded, &self.watch)
+            && watch.stamp() == stamp
+        {
+            watch.look(guard);
+        }
+    }
+
+    /// What the guard has seen.
+    pub(crate) fn watched(&self) -> Option<Watched> {
+        self.guarded.as_ref().and(self.watch.as_ref()).map(|watch| watch.report())
     }
 }
 
 impl Target {
-    fn next(before: Option<&Self>, stamp: &TableStamp, metrics: &Metrics) -> Self {
-        let known = |instance: &TableInstance| {
-            before.and_then(|before| before.instances.iter().find(|known| known.is(instance))).cloned()
+    /// A stamp with the slot it has, or a new one, and with those of its instances that are `known`.
+    fn next(slot: Option<&Arc<Slot>>, known: &[Arc<Self>], stamp: &TableStamp, metrics: &Metrics) -> Self {
+        let known = |new: &TableInstance| {
+            let same = known.iter().filter(|target| target.slot.stamp == stamp.stamp);
+            same.flat_map(|target| &target.instances).find(|known| known.is(new)).cloned()
         };
         let instance = |new: &TableInstance| known(new).unwrap_or_else(|| Arc::new(Instance::new(new)));
         Self {
-            slot: before.map_or_else(|| Arc::new(Slot::new(stamp.stamp)), |before| Arc::clone(&before.slot)),
+            slot: slot.cloned().unwrap_or_else(|| Arc::new(Slot::new(stamp.stamp))),
+            release: stamp.release,
             instances: stamp.instances.iter().map(instance).collect(),
             settings: stamp.settings.clone(),
+            affinity: Key::from(&stamp.settings.affinity),
             name: stamp.name.clone(),
             counts: metrics.of_stamp(stamp.stamp, &stamp.name),
+            routes: metrics.routes_of(stamp.stamp, &stamp.settings.routes),
+        }
+    }
+
+    /// An instance has answered. After [`EJECTING_ERRORS`] errors in a row it is ejected, unless it is the last one
+    /// that is not. An answer that is none costs a load.
+    pub(crate) fn answered(&self, instance: &Instance, error: bool, now_ms: u64) {
+        if !error {
+            if instance.errors.load(Ordering::Relaxed) > 0 {
+                instance.errors.store(0, Ordering::Relaxed);
+            }
+            return;
+        }
+        let errors = instance.errors.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let others = || self.instances.iter().any(|o| o.key != instance.key && !o.is_ejected(now_ms));
+        if errors >= EJECTING_ERRORS && others() {
+            instance.eject(now_ms);
         }
     }
 

@@ -342,7 +342,7 @@ mod tests {
     use api::folder::STATE_VERSION;
     use api::gateway::{Table, TableInstance, TableStamp};
     use model::name::{ComponentName, FenceToken, ReleaseNumber};
-    use model::workload::{GatewayLimits, GatewaySettings};
+    use model::workload::{Affinity, GatewayLimits, GatewaySettings};
     use std::io::{Read as _, Write as _};
 
     fn store_table(folder: &StateFolder, address: std::net::SocketAddr) {
@@ -352,6 +352,8 @@ mod tests {
             hosts: vec![],
             access_log: true,
             limits: GatewayLimits::default(),
+            routes: vec![],
+            affinity: Affinity::default(),
         };
         let instances = vec![TableInstance { index: 0, address, pid: 1 }];
         let stamp = TableStamp { stamp: release.stamp(), release, name: "r1".into(), instances, settings };
@@ -360,6 +362,9 @@ mod tests {
             trusted_proxies: vec![],
             active: Some(stamp),
             candidate: None,
+            weight: 0,
+            fallback: None,
+            guard: None,
         };
         let boot = stored::boot_id().unwrap();
         stored::store(&folder.table(), &Stored { v: STATE_VERSION, boot, fence: FenceToken(1), table })

@@ -88,7 +88,15 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     fn table() -> Table {
-        Table { preview_token: "t".into(), trusted_proxies: vec![], active: None, candidate: None }
+        Table {
+            preview_token: "t".into(),
+            trusted_proxies: vec![],
+            active: None,
+            candidate: None,
+            weight: 10,
+            fallback: None,
+            guard: None,
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::guard::Guard;
 use crate::ids::{self, Ids, Random};
 use crate::limits::{self, RETRY_COST, RETRY_SAVINGS};
 use crate::lines::Lines;
+use crate::measures::Outcome;
 use crate::metrics::{Counts, Metrics};
 use crate::request;
 use crate::routes::{Local, Routes, Target};
@@ -106,8 +107,8 @@ impl Worker {
         if let Some(known) = targets.iter().find(|known| Arc::ptr_eq(&known.0, target)) {
             return Rc::clone(known);
         }
-        // The table has changed. At most two targets are in one.
-        if targets.len() >= 2 {
+        // The table has changed. At most three targets are in one.
+        if targets.len() >= 3 {
             targets.clear();
         }
         let shared = Rc::new(Local(Arc::clone(target)));
@@ -156,6 +157,23 @@ impl Worker {
 
     pub(crate) fn counts(&self) -> &Counts {
         &self.shared.metrics.workers[self.index]
+    }
+
+    /// An instance of this stamp did not take a connection, or there was none to ask.
+    pub(crate) fn connect_failed(&self, target: &Target) {
+        target.counts.workers[self.index].connect_failures.add(1);
+        self.with_routes(|routes| routes.look_after(target.slot.stamp));
+    }
+
+    /// A request came to an end on this stamp.
+    pub(crate) fn record(&self, target: &Target, route: u16, outcome: Outcome) {
+        target.routes.record(self.index, route, outcome);
+        let cells = &target.counts.workers[self.index];
+        cells.requests.add(1);
+        if outcome.error {
+            cells.errors.add(1);
+            self.with_routes(|routes| routes.look_after(target.slot.stamp));
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -222,9 +240,7 @@ impl Worker {
         // This also lets go of tables that were replaced.
         self.with_routes(|routes| {
             self.pools.borrow_mut().sweep(self.clock.now(), routes);
-            let there = |target: &Arc<Target>| {
-                routes.active.iter().chain(&routes.candidate).any(|named| Arc::ptr_eq(named, target))
-            };
+            let there = |target: &Arc<Target>| routes.targets().any(|named| Arc::ptr_eq(named, target));
             self.targets.borrow_mut().retain(|target| there(&target.0));
         });
         self.lines.borrow_mut().hand_over(self.counts());

@@ -8,12 +8,15 @@ mod release;
 
 mod show;
 
+mod history;
+
 mod play;
 
 use crate::environment::Found;
 use crate::failure::Failure;
 use crate::flags::{Flags, Verb};
 use crate::output::Output;
+use release::Back;
 use std::process::ExitCode;
 
 /// Does what the command line says.
@@ -24,7 +27,13 @@ pub(crate) async fn run(flags: Flags) -> Result<ExitCode, Failure> {
         Verb::Up(flag) => up::up(&Found::find(&flags, &flag.environment)?, output).await,
         Verb::Down(flag) => down::down(&Found::running(&flags, &flag.environment)?, output).await,
         Verb::Release(release) => release::release(&flags, release, output).await,
-        Verb::Rollback(flag) => release::rollback(&Found::running(&flags, &flag.environment)?, output).await,
+        Verb::Rollback(flag) => {
+            release::back(&Found::running(&flags, &flag.environment)?, Back::Rollback, output).await
+        }
+        Verb::Abort(flag) => {
+            release::back(&Found::running(&flags, &flag.environment)?, Back::Abort, output).await
+        }
+        Verb::History(history) => history::history(&flags, history, output).await,
         Verb::Status(flag) => show::status(&Found::running(&flags, &flag.environment)?, output).await,
         Verb::Logs(logs) => show::logs(&Found::running(&flags, &logs.environment)?, logs, output).await,
         Verb::Smoke(flag) => play::smoke(&Found::running(&flags, &flag.environment)?, output).await,

@@ -44,6 +44,10 @@ pub(crate) enum Verb {
     Release(ReleaseFlags),
     /// Take the release under way, or the one whose old stamp is still kept, back
     Rollback(EnvironmentFlag),
+    /// Take the release under way back; one that is promoted stays
+    Abort(EnvironmentFlag),
+    /// Show what was released, and what became of every request meanwhile
+    History(HistoryFlags),
     /// Show what serves, what runs, what was released
     Status(EnvironmentFlag),
     /// Show what instances, agent, gateway or keeper print
@@ -118,8 +122,41 @@ pub(crate) struct ReleaseFlags {
     #[arg(long)]
     pub(crate) wait: bool,
 
+    /// Once all users have moved, move them back and forward again, to show that it can be done
+    #[arg(long)]
+    pub(crate) rehearse: bool,
+
     #[command(flatten)]
     pub(crate) command: CommandFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryFlags {
+    #[command(subcommand)]
+    pub(crate) verb: HistoryVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HistoryVerb {
+    /// The latest releases
+    List(EnvironmentFlag),
+    /// One release: its story, its decisions with their numbers, its ledger
+    Show(HistoryShowFlags),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryShowFlags {
+    /// The environment
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: EnvironmentName,
+
+    /// The release: 3 or r3 [default: the latest]
+    #[arg(value_name = "N", value_parser = release_number)]
+    pub(crate) number: Option<u64>,
+
+    /// Write a page with plots to this file, which needs nothing else to be read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -166,6 +203,11 @@ pub(crate) struct DemoFlags {
     /// Keep the folder with everything the demo made, and say where it is
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+fn release_number(text: &str) -> Result<u64, String> {
+    let number = text.strip_prefix('r').unwrap_or(text);
+    number.parse().map_err(|_| format!("`{text}` is not the number of a release, as in 3 or r3"))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

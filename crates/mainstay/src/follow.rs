@@ -60,6 +60,14 @@ pub(crate) async fn follow(
             seen = event.seq;
             output.say(format!("  {} {:13} {}", clock(event.at_ms), event.state, event.text));
         }
+        if let Some(gate) = news.release.gate.as_ref().filter(|_| news.events.is_empty()) {
+            output.say(format!(
+                "  {} {:13} {} % of users: {gate}",
+                clock(now_ms()),
+                news.release.state,
+                news.release.percent
+            ));
+        }
         let arrived = match until {
             Until::Promoted => news.release.state == "promoted" || news.release.ended,
             Until::Ended => news.release.ended,
@@ -71,8 +79,12 @@ pub(crate) async fn follow(
     }
 }
 
+fn now_ms() -> u64 {
+    api::clock::unix_ms()
+}
+
 /// The time of day, UTC.
-fn clock(at_ms: u64) -> String {
+pub(crate) fn clock(at_ms: u64) -> String {
     let seconds = at_ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02}.{:03}", seconds / 3600, seconds / 60 % 60, seconds % 60, at_ms % 1000)
 }

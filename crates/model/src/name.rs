@@ -136,6 +136,9 @@ impl ReleaseNumber {
 }
 
 impl StampId {
+    /// What belongs to no release: stores, which outlive them all.
+    pub const STORES: Self = Self(0);
+
     /// The release this is the deployment of.
     pub fn release(self) -> ReleaseNumber {
         ReleaseNumber(self.0)

@@ -18,10 +18,12 @@ use tokio::process::{Child, Command};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 
+mod hook;
 mod instance;
 mod probe;
 mod ready;
 
+pub use hook::{HOOK_GRACE, HOOK_LINES, HookEnd, HookError, UNSEEN_RUNS};
 pub use instance::{Instance, StopError, describe_exit};
 pub use ready::{ELSEWHERE_AFTER, LastSeen, NotReady, PROBE_TIMEOUT};
 
@@ -364,7 +366,7 @@ impl Driver {
 }
 
 /// Runs what may wait for the disk on another thread. Dropped, it goes on there.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     spawn_blocking(work).await.expect("the work does not panic and is not aborted")
 }
 

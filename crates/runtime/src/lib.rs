@@ -2,7 +2,8 @@
 //!
 //! Lives here: the content store of artifacts, the choice of ports, what the kernel says of processes,
 //! the driver that starts, adopts and stops instances, and the shim, the small parent of each instance
-//! that outlives the agent and keeps its exit status.
+//! that outlives the agent and keeps its exit status; hooks, which run under shims too; PostgreSQL servers of an
+//! environment's own.
 //!
 //! The order of events that the rest relies on: the driver takes the `lock` of an instance's folder,
 //! writes `start.json` and hands the locked file to the shim it spawns, so that from the first moment
@@ -16,6 +17,7 @@
 
 pub mod artifacts;
 pub mod ports;
+pub mod postgres;
 
 mod driver;
 mod folder;
@@ -23,7 +25,8 @@ pub mod process;
 mod shim;
 
 pub use driver::{
-    Adopted, Driver, ELSEWHERE_AFTER, Instance, KILL_WAIT, LastSeen, NotReady, PROBE_TIMEOUT, START_DEADLINE,
-    SWEEP_GRACE, StartError, StopError, Sweep, SweepError, describe_exit,
+    Adopted, Driver, ELSEWHERE_AFTER, HOOK_GRACE, HOOK_LINES, HookEnd, HookError, Instance, KILL_WAIT,
+    LastSeen, NotReady, PROBE_TIMEOUT, START_DEADLINE, SWEEP_GRACE, StartError, StopError, Sweep, SweepError,
+    UNSEEN_RUNS, describe_exit,
 };
 pub use shim::shim;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 /// How many ports an environment has for its instances.
 pub const BLOCK: u16 = 200;
@@ -90,6 +90,23 @@ impl Ports {
     /// [`NoPort`] when every port of the block is taken or in use.
     pub fn allocate(&mut self, taken: &BTreeSet<u16>) -> Result<u16, NoPort> {
         self.allocate_with(taken, can_bind)
+    }
+
+    /// The port that something had before, where it can be had again; otherwise another one, as
+    /// [`Ports::allocate`] gives it.
+    ///
+    /// For what is started again while others still know it by its port. Connections of its former self that linger
+    /// in TIME_WAIT are no hindrance, so it must set SO_REUSEADDR itself.
+    ///
+    /// # Errors
+    /// [`NoPort`] when every port of the block is taken or in use.
+    pub fn again(&mut self, before: Option<u16>, taken: &BTreeSet<u16>) -> Result<u16, NoPort> {
+        // The standard library sets SO_REUSEADDR; a listener on any address is in the way all the same.
+        let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        match before {
+            Some(port) if port != 0 && !taken.contains(&port) && free(port) => Ok(port),
+            Some(_) | None => self.allocate(taken),
+        }
     }
 
     fn allocate_with(&mut self, taken: &BTreeSet<u16>, free: impl Fn(u16) -> bool) -> Result<u16, NoPort> {

@@ -22,7 +22,7 @@ macro_rules! complain {
 use crate::folder::{ShimFolder, sign_lock};
 use crate::process::{self, Family};
 use api::PROTOCOL_VERSION;
-use api::shim::{Exit, ProcessId, Running};
+use api::shim::{Exit, ProcessId, Running, Start, StopSignal};
 use model::name::FenceToken;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus};
@@ -126,7 +126,7 @@ fn live(path: &Path) -> Result<(), ShimError> {
         return give_up(&folder, own, leader_pid, Some(identity), cause);
     }
     let family = Family { shim: own, leader: Some(identity) };
-    let shared = Arc::new(Shared::new(folder, family, leader_pid, start.fence));
+    let shared = Arc::new(Shared::new(folder, family, leader_pid, &start));
     look_after(&shared, door, start.log)
 }
 
@@ -201,6 +201,7 @@ struct Shared {
     folder: ShimFolder,
     family: Family,
     leader: Pid,
+    stop_signal: Signal,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -217,10 +218,20 @@ struct State {
     connections: usize,
 }
 
+/// What is sent to ask an instance to end.
+pub(crate) fn signal(stop: StopSignal) -> Signal {
+    match stop {
+        StopSignal::Term => Signal::TERM,
+        StopSignal::Int => Signal::INT,
+    }
+}
+
 impl Shared {
-    fn new(folder: ShimFolder, family: Family, leader: Pid, fence: FenceToken) -> Self {
+    fn new(folder: ShimFolder, family: Family, leader: Pid, start: &Start) -> Self {
+        let fence = start.fence;
         let state = State { exit: None, gone: false, asked: false, fence, kill_at: None, connections: 0 };
-        Self { folder, family, leader, state: Mutex::new(state), changed: Condvar::new() }
+        let stop_signal = signal(start.stop_signal);
+        Self { folder, family, leader, stop_signal, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -232,7 +243,7 @@ impl Shared {
         self.changed.wait_timeout(state, at_most).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Asks the instance to end, and sees to it that it does. Asking again never repeats SIGTERM, which
+    /// Asks the instance to end, and sees to it that it does. Asking again never repeats the signal, which
     /// many servers take for "at once"; it can only shorten the grace.
     fn stop(&self, state: &mut State, grace: Duration) {
         // A grace longer than clocks can tell is for ever.
@@ -241,7 +252,7 @@ impl Shared {
         }
         if state.exit.is_none() && !state.asked {
             // Not reaped yet (that happens under the same mutex), so the number is still its own.
-            let _ = rustix::process::kill_process_group(self.leader, Signal::TERM);
+            let _ = rustix::process::kill_process_group(self.leader, self.stop_signal);
         }
         state.asked = true;
         self.changed.notify_all();

@@ -4,11 +4,11 @@
 
 mod place;
 
-use api::shim::{Answer, Ask, Exit};
+use api::shim::{Answer, Ask, Exit, Start, StopSignal};
 use model::name::FenceToken;
 use place::{Place, all_gone, soon, wait_until};
 use runtime::process::alive;
-use runtime::{StartError, describe_exit};
+use runtime::{NotReady, StartError, describe_exit};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -288,4 +288,60 @@ async fn the_socket_answers_what_it_is_asked_and_refuses_the_rest() {
         assert_eq!(answer(watcher), ended);
     }
     wait_until("the shim ends", async || !alive(&instance.running().shim)).await;
+}
+
+#[tokio::test]
+async fn what_has_no_port_is_steady_when_it_has_lived_long_enough() {
+    let place = Place::new();
+    let driver = place.driver(1);
+    let mut start = place.shell("worker", "echo working; exec sleep 1000");
+    start.port = 0;
+    let instance = driver.start(&start).await.unwrap();
+    assert_eq!(instance.running().port, 0);
+    soon("it is steady", instance.steady(Duration::from_millis(50))).await.unwrap();
+    assert!(instance.runs());
+    assert_eq!(instance.listens().await, None);
+    soon("stop", instance.stop(GRACE)).await.unwrap();
+
+    let start = place.shell("worker", "echo no queue; exit 2");
+    let instance = driver.start(&start).await.unwrap();
+    let error = soon("it is not", instance.steady(Duration::MAX)).await.unwrap_err();
+    assert!(matches!(&error, NotReady::Exited { exit, .. } if exit.code == Some(2)), "{error}");
+    assert!(error.to_string().contains("no queue"), "{error}");
+}
+
+#[tokio::test]
+async fn memory_is_that_of_the_whole_family() {
+    let place = Place::new();
+    // The child has left group and session, and holds the most.
+    let script = "(setsid python3 -c 'import time; held = bytearray(b\"x\" * (64 << 20)); print(\"held\", flush=True); time.sleep(1000)' &); \
+                  echo up; exec sleep 1000";
+    let instance = place.driver(1).start(&place.shell("api", script)).await.unwrap();
+    place.says("api", "held").await;
+    let small = place.driver(1).start(&place.shell("web", "exec sleep 1000")).await.unwrap();
+    let held = instance.resident_bytes().unwrap();
+    assert!((64 << 20..256 << 20).contains(&held), "{held}");
+    let both = runtime::process::resident_bytes(&[small.family(), instance.family()]).unwrap();
+    assert!(both[0] > 0 && both[0] < 16 << 20 && both[1] >= 64 << 20, "{both:?}");
+    soon("stop", instance.stop(GRACE)).await.unwrap();
+    soon("stop", small.stop(GRACE)).await.unwrap();
+    assert_eq!(instance.resident_bytes().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_instance_is_asked_to_end_by_the_signal_of_its_own() {
+    let place = Place::new();
+    let script = "trap 'echo by INT; exit 6' INT; trap 'echo by TERM; exit 7' TERM; echo ready; \
+                  while :; do sleep 0.01; done";
+    let mut start = place.shell("api", script);
+    start.stop_signal = StopSignal::Int;
+    let instance = place.driver(1).start(&start).await.unwrap();
+    place.says("api", "ready").await;
+    let exit = soon("stop", instance.stop(GRACE)).await.unwrap();
+    assert_eq!((exit.code, exit.asked), (Some(6), true), "{}", place.log("api"));
+
+    // An agent of before wrote none.
+    let mut json = serde_json::to_value(&start).unwrap();
+    json.as_object_mut().unwrap().remove("stop_signal").unwrap();
+    assert_eq!(serde_json::from_value::<Start>(json).unwrap().stop_signal, StopSignal::Term);
 }

@@ -4,22 +4,29 @@
 //! | --- | --- | --- |
 //! | `meta` | the newest fence token | once by every agent, at its start |
 //! | `releases` | what was asked for, what it resolved to, its state, what was measured | with every transition |
-//! | `events` | one line for each transition, for people | with every transition |
+//! | `events` | one line for each transition, for people, and the numbers that made a decision | with every transition |
+//! | `ledger` | what became of the requests of a moment of a release | about once a second while one is under way |
+//! | `schemas` | the version to which a store's schema was last contracted, and by which release | after a hook |
 //!
 //! A transition writes the state and its event in one transaction: there is no state without its story.
 //! What was asked for, what it resolved to and the state are JSON with a version of their own
 //! ([`RECORD_VERSION`]).
 
+mod beside;
+mod schema;
+
+pub use beside::{Contracted, Untold};
+
 use crate::commit::{self, OpenError, WriteError, Writer};
 use model::artifact::Release;
 use model::machine::State;
-use model::name::{FenceToken, ReleaseNumber, StampId};
+use model::name::{ComponentName, FenceToken, ReleaseNumber, StampId};
 use rusqlite::{OptionalExtension, Row, Transaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::path::Path;
 
 /// The version of the tables.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 /// The version of what stands in them as JSON.
 pub const RECORD_VERSION: u32 = 1;
 
@@ -53,6 +60,8 @@ pub struct ReleaseRecord {
     pub switch_ns: Option<u64>,
     /// From the decision to take it back to the last dispatch on its stamp, in nanoseconds.
     pub rollback_ns: Option<u64>,
+    /// The same, when that was rehearsed.
+    pub rehearsal_ns: Option<u64>,
 }
 
 /// One line of the story of a release.
@@ -66,6 +75,8 @@ pub struct EventRecord {
     pub state: String,
     /// What happened.
     pub text: String,
+    /// The numbers that made a decision, as the API has them. JSON.
+    pub decision: Option<String>,
 }
 
 /// What a transition changes besides the state.
@@ -77,6 +88,12 @@ pub struct Findings {
     pub switch_ns: Option<u64>,
     /// See [`ReleaseRecord::rollback_ns`].
     pub rollback_ns: Option<u64>,
+    /// See [`ReleaseRecord::rehearsal_ns`].
+    pub rehearsal_ns: Option<u64>,
+    /// See [`EventRecord::decision`].
+    pub decision: Option<String>,
+    /// Stores whose schema was contracted, and to what version.
+    pub contracted: Vec<(ComponentName, u32)>,
 }
 
 /// JSON as recorded, with its version in front.
@@ -112,7 +129,7 @@ struct Version {
 impl Records {
     /// Opens or creates `control.db` and takes the next fence token. The caller holds the agent's lock.
     pub async fn open(path: &Path) -> Result<Self, RecordsError> {
-        let writer = commit::open(path, SCHEMA_VERSION, migrate)?;
+        let writer = commit::open(path, SCHEMA_VERSION, schema::migrate)?;
         let fence = writer
             .write(|t| {
                 let next = newest_fence(t)? + 1;
@@ -147,7 +164,7 @@ impl Records {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?3)",
                 (number.0, &name, at_ms, old.map(|s| s.0), &request, encode(&state)),
             )?;
-            add_event(t, number, at_ms, &state, "asked for")?;
+            add_event(t, number, at_ms, &state, "asked for", None)?;
             Ok(ReleaseRecord {
                 number,
                 name,
@@ -159,6 +176,7 @@ impl Records {
                 state_since_ms: at_ms,
                 switch_ns: None,
                 rollback_ns: None,
+                rehearsal_ns: None,
             })
         })
         .await
@@ -176,8 +194,8 @@ impl Records {
         self.write(move |t| {
             t.execute(
                 "UPDATE releases SET state = ?2, state_since_ms = ?3, release = coalesce(?4, release), \
-                 switch_ns = coalesce(?5, switch_ns), rollback_ns = coalesce(?6, rollback_ns) \
-                 WHERE number = ?1",
+                 switch_ns = coalesce(?5, switch_ns), rollback_ns = coalesce(?6, rollback_ns), \
+                 rehearsal_ns = coalesce(?7, rehearsal_ns) WHERE number = ?1",
                 (
                     number.0,
                     encode(&state),
@@ -185,19 +203,32 @@ impl Records {
                     findings.release.as_ref().map(encode),
                     findings.switch_ns,
                     findings.rollback_ns,
+                    findings.rehearsal_ns,
                 ),
             )?;
-            add_event(t, number, at_ms, &state, &text)
+            for (store, version) in &findings.contracted {
+                t.execute(
+                    "INSERT OR REPLACE INTO schemas (store, version, by) VALUES (?1, ?2, ?3)",
+                    (store.as_str(), version, number.0),
+                )?;
+            }
+            add_event(t, number, at_ms, &state, &text, findings.decision.as_deref())
         })
         .await
     }
 
     /// Adds a line to the story of a release without changing its state.
-    pub async fn note(&self, number: ReleaseNumber, text: String, at_ms: u64) -> Result<(), WriteError> {
+    pub async fn note(
+        &self,
+        number: ReleaseNumber,
+        text: String,
+        decision: Option<String>,
+        at_ms: u64,
+    ) -> Result<(), WriteError> {
         self.write(move |t| {
             let state: String =
                 t.query_row("SELECT state FROM releases WHERE number = ?1", [number.0], |row| row.get(0))?;
-            add_event(t, number, at_ms, &decode(&state)?, &text)
+            add_event(t, number, at_ms, &decode(&state)?, &text, decision.as_deref())
         })
         .await
     }
@@ -228,7 +259,7 @@ impl Records {
         self.writer
             .write(move |t| {
                 let mut query = t.prepare(
-                    "SELECT seq, at_ms, state, text FROM events WHERE release = ?1 AND seq > ?2 ORDER BY seq",
+                    "SELECT seq, at_ms, state, text, decision FROM events WHERE release = ?1 AND seq > ?2 ORDER BY seq",
                 )?;
                 let rows = query.query_map([number.0, after], |row| {
                     Ok(EventRecord {
@@ -236,6 +267,7 @@ impl Records {
                         at_ms: row.get(1)?,
                         state: row.get(2)?,
                         text: row.get(3)?,
+                        decision: row.get(4)?,
                     })
                 })?;
                 Ok(rows.collect::<Result<_, _>>()?)
@@ -274,7 +306,7 @@ pub enum RecordsError {
 }
 
 const SELECT_RELEASE: &str = "SELECT number, name, created_ms, old, request, release, state, state_since_ms, \
-     switch_ns, rollback_ns FROM releases";
+     switch_ns, rollback_ns, rehearsal_ns FROM releases";
 
 fn read_release(row: &Row<'_>) -> rusqlite::Result<ReleaseRecord> {
     Ok(ReleaseRecord {
@@ -288,6 +320,7 @@ fn read_release(row: &Row<'_>) -> rusqlite::Result<ReleaseRecord> {
         state_since_ms: row.get(7)?,
         switch_ns: row.get(8)?,
         rollback_ns: row.get(9)?,
+        rehearsal_ns: row.get(10)?,
     })
 }
 
@@ -302,87 +335,15 @@ fn add_event(
     at_ms: u64,
     state: &State,
     text: &str,
+    decision: Option<&str>,
 ) -> Result<(), WriteError> {
     t.execute(
-        "INSERT INTO events (release, seq, at_ms, state, text) VALUES \
-         (?1, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE release = ?1), ?2, ?3, ?4)",
-        (number.0, at_ms, state.name(), text),
+        "INSERT INTO events (release, seq, at_ms, state, text, decision) VALUES \
+         (?1, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE release = ?1), ?2, ?3, ?4, ?5)",
+        (number.0, at_ms, state.name(), text, decision),
     )?;
     Ok(())
 }
 
-fn migrate(t: &Transaction<'_>, found: u32) -> rusqlite::Result<()> {
-    if found < 1 {
-        t.execute_batch(
-            "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-             CREATE TABLE releases (
-                 number INTEGER PRIMARY KEY,
-                 name TEXT NOT NULL,
-                 created_ms INTEGER NOT NULL,
-                 old INTEGER,
-                 request TEXT NOT NULL,
-                 release TEXT,
-                 state TEXT NOT NULL,
-                 state_since_ms INTEGER NOT NULL,
-                 switch_ns INTEGER,
-                 rollback_ns INTEGER
-             );
-             CREATE TABLE events (
-                 release INTEGER NOT NULL REFERENCES releases (number),
-                 seq INTEGER NOT NULL,
-                 at_ms INTEGER NOT NULL,
-                 state TEXT NOT NULL,
-                 text TEXT NOT NULL,
-                 PRIMARY KEY (release, seq)
-             ) WITHOUT ROWID;",
-        )?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn opened(folder: &Path) -> Records {
-        Records::open(&folder.join("control.db")).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_release_is_found_again_with_its_story() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = opened(folder.path()).await;
-        let first = records.create_release(None, None, "{}".into(), 10).await.unwrap();
-        assert_eq!((first.number, first.name.as_str()), (ReleaseNumber(1), "r1"));
-        let findings = Findings { switch_ns: Some(7), ..Findings::default() };
-        records
-            .transition(first.number, State::Switching, findings, "smoke passed".into(), 20)
-            .await
-            .unwrap();
-        records.note(first.number, "an instance was slow".into(), 30).await.unwrap();
-        drop(records);
-
-        let records = opened(folder.path()).await;
-        let found = records.release(ReleaseNumber(1)).await.unwrap().unwrap();
-        assert_eq!((found.state, found.state_since_ms, found.switch_ns), (State::Switching, 20, Some(7)));
-        let story = records.events(ReleaseNumber(1), 1).await.unwrap();
-        let story: Vec<_> = story.iter().map(|e| (e.seq, e.state.as_str(), e.text.as_str())).collect();
-        assert_eq!(story, [(2, "switching", "smoke passed"), (3, "switching", "an instance was slow")]);
-        let second =
-            records.create_release(Some("v2".into()), Some(StampId(1)), "{}".into(), 40).await.unwrap();
-        assert_eq!(second.number, ReleaseNumber(2));
-        assert_eq!(records.latest(1).await.unwrap(), [second]);
-    }
-
-    #[tokio::test]
-    async fn an_agent_that_was_overtaken_changes_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let older = opened(folder.path()).await;
-        older.create_release(None, None, "{}".into(), 1).await.unwrap();
-        let newer = opened(folder.path()).await;
-        assert!(newer.fence() > older.fence());
-        let refused = older.create_release(None, None, "{}".into(), 2).await;
-        assert_eq!(refused, Err(WriteError::Fenced { newest: 2, ours: 1 }));
-        assert_eq!(newer.latest(10).await.unwrap().len(), 1);
-    }
-}
+mod tests;

@@ -4,8 +4,8 @@ use crate::raw::{INSTANCES_LIMIT, LISTEN};
 use model::name::{ComponentName, EnvironmentName, WorkloadName};
 use model::template::Template;
 use model::workload::{
-    Class, Configuration, GatewayLimits, GatewaySettings, Limits, Listen, RUN_VALUES, Ready, ReleasePolicy,
-    Service,
+    Affinity, Class, Configuration, GatewayLimits, GatewaySettings, Limits, Listen, Notify, RUN_VALUES,
+    Ready, ReleasePolicy, Service,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,6 +19,9 @@ pub const COMMAND_INSTANCES_LIMIT: u32 = INSTANCES_LIMIT;
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a command may drain: shorter than a file's default, because somebody waits at the terminal.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Nobody proves anything with `mainstay run` but to themselves.
+const CLASS: Class = Class::Development;
 
 /// What `mainstay run` was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +54,7 @@ impl CommandOptions {
             },
             instances: 1,
             ready_timeout: READY_TIMEOUT,
-            keep_old: ReleasePolicy::default().keep_old,
+            keep_old: ReleasePolicy::of(CLASS).keep_old,
         }
     }
 }
@@ -94,6 +97,7 @@ pub fn for_command(options: CommandOptions) -> Result<Configuration, CommandErro
     let service = Service {
         run: options.command.iter().map(|argument| lenient(argument)).collect(),
         artifact: PathBuf::from("."),
+        http: true,
         instances: options.instances,
         needs: Vec::new(),
         address_as: None,
@@ -105,17 +109,22 @@ pub fn for_command(options: CommandOptions) -> Result<Configuration, CommandErro
     Ok(Configuration {
         workload: WorkloadName::new("run").expect("`run` is a name"),
         environment: options.environment,
-        class: Class::Development,
+        class: CLASS,
         listen: options.listen,
         services: BTreeMap::from([(app.clone(), service)]),
+        stores: BTreeMap::new(),
+        externals: BTreeMap::new(),
         gateway: GatewaySettings {
             default: app,
             hosts: Vec::new(),
             access_log: true,
             limits: GatewayLimits::default(),
+            routes: Vec::new(),
+            affinity: Affinity::default(),
         },
         flows: BTreeMap::new(),
-        policy: ReleasePolicy { keep_old: options.keep_old },
+        policy: ReleasePolicy { keep_old: options.keep_old, ..ReleasePolicy::of(CLASS) },
+        notify: Notify::default(),
     })
 }
 
@@ -185,7 +194,7 @@ mod tests {
         assert_eq!(service.instances, 3);
         assert_eq!(service.run.len(), 2);
         assert_eq!(service.run[1].names().collect::<Vec<_>>(), ["port"]);
-        assert_eq!(configuration.policy, ReleasePolicy::default());
+        assert_eq!(configuration.policy, ReleasePolicy::of(Class::Development));
         assert_eq!(service.ready, Ready { get: None, timeout: Duration::from_secs(30) });
     }
 

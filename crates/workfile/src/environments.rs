@@ -133,31 +133,62 @@ fn merged<'t>(chain: &[&str], tree: &DeTable<'t>) -> DeTable<'t> {
     for ancestor in ancestors {
         let Some(mut table) = environments.get(*ancestor).cloned().and_then(as_table) else { continue };
         table.remove("listen");
-        merge(&mut environment, table);
+        overlay(&mut environment, table);
     }
     let Some((own_key, own_value)) = environments.get_key_value(*own) else { return file };
     let place = own_value.span();
-    merge(&mut environment, as_table(own_value.clone()).unwrap_or_default());
+    overlay(&mut environment, as_table(own_value.clone()).unwrap_or_default());
     // What the overlay overrides becomes part of the file's own tables.
-    for section in ["component", "gateway"] {
-        if let Some((key, mut overlay)) = environment.remove_entry(section) {
-            if let (DeValue::Table(overlay), "component") = (overlay.get_mut(), section) {
+    for section in ["component", "gateway", "route", "release", "notify"] {
+        if let Some((key, mut over)) = environment.remove_entry(section) {
+            if let (DeValue::Table(components), "component") = (over.get_mut(), section) {
                 // An overlay of nothing is told of once and must not become a component here.
                 let known = file.get(section).and_then(|known| known.get_ref().as_table());
                 let unknown = |name: &&str| known.is_none_or(|known| !known.contains_key(*name));
-                let names: Vec<_> = overlay.keys().map(|name| name.get_ref().as_ref()).collect();
+                let names: Vec<_> = components.keys().map(|name| name.get_ref().as_ref()).collect();
                 let unknown: Vec<_> = names.into_iter().filter(unknown).map(str::to_owned).collect();
-                unknown.iter().for_each(|name| drop(overlay.remove(name.as_str())));
+                unknown.iter().for_each(|name| drop(components.remove(name.as_str())));
             }
             let mut wrapped = DeTable::new();
-            wrapped.insert(key, overlay);
-            merge(&mut file, wrapped);
+            wrapped.insert(key, over);
+            overlay(&mut file, wrapped);
         }
     }
     let mut only = DeTable::new();
     only.insert(own_key.clone(), Spanned::new(place.clone(), DeValue::Table(environment)));
     file.insert(key, Spanned::new(place, DeValue::Table(only)));
     file
+}
+
+/// Merges what an environment says. `store` and `url` are two ways to say one thing, so one replaces the other:
+/// else an environment could never have a store of its own where the one it is like has a `url`.
+fn overlay<'t>(base: &mut DeTable<'t>, over: DeTable<'t>) {
+    let components = over.get("component").and_then(|components| components.get_ref().as_table());
+    for (name, component) in components.into_iter().flat_map(|components| components.iter()) {
+        let says = |key| component.get_ref().as_table().is_some_and(|component| component.contains_key(key));
+        let Some(below) = inner(base, "component").and_then(|below| inner(below, name.get_ref())) else {
+            continue;
+        };
+        for (one, other) in [("store", "url"), ("url", "store")] {
+            if says(one) && !says(other) {
+                below.remove(other);
+            }
+        }
+    }
+    merge(base, over);
+}
+
+/// The table behind a key.
+fn inner<'a, 't>(table: &'a mut DeTable<'t>, key: &str) -> Option<&'a mut DeTable<'t>> {
+    match table.get_mut(key)?.get_mut() {
+        DeValue::Table(table) => Some(table),
+        DeValue::String(_)
+        | DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_) => None,
+    }
 }
 
 /// The one rule: tables merge, anything else replaces. Keys keep the place of what counts.

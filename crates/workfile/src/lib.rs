@@ -37,8 +37,8 @@ pub use table::key_table;
 pub use text::{DURATION_LIMIT, DurationError, parse_duration as duration};
 
 use error::{Findings, Wrong};
-use model::name::{EnvironmentName, WorkloadName};
-use model::workload::Configuration;
+use model::name::{ComponentName, EnvironmentName, WorkloadName};
+use model::workload::{Configuration, Store};
 use serde::Deserialize as _;
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -172,6 +172,16 @@ impl Workfile {
     /// The environments, by name. Never none.
     pub fn environments(&self) -> impl Iterator<Item = &EnvironmentName> {
         self.environments.keys()
+    }
+
+    /// Where the artifact of each component lies when it is not given with the release: of every service, and of
+    /// every store that has a hook. `configuration` is one of this file's.
+    pub fn artifacts(&self, configuration: &Configuration) -> BTreeMap<ComponentName, PathBuf> {
+        let services = configuration.services.iter().map(|(name, service)| (name, &service.artifact));
+        let hooked = |store: &Store| !store.expand.is_empty() || !store.contract.is_empty();
+        let stores = configuration.stores.iter().filter(|(_, store)| hooked(store));
+        let stores = stores.map(|(name, store)| (name, &store.artifact));
+        services.chain(stores).map(|(name, artifact)| (name.clone(), self.folder.join(artifact))).collect()
     }
 
     /// What the file says for one environment.

@@ -184,7 +184,10 @@ impl<'s> Node<'s> {
         match self.title() {
             Some(title) if title.ends_with("address") => format!("{title}es"),
             Some(title) => format!("{title}s"),
-            None => format!("{}s", self.noun()),
+            None => match self.noun().split_once(' ') {
+                Some((noun, rest)) => format!("{noun}s {rest}"),
+                None => format!("{}s", self.noun()),
+            },
         }
     }
 

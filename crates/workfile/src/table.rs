@@ -50,8 +50,7 @@ fn rows(node: Node<'_>, path: &str, homes: &BTreeMap<&str, String>, table: &mut 
     for (child, path) in inside(node, path) {
         if known {
             let key = path.rsplit('.').next().unwrap_or(&path);
-            let one_at_least = child.get("minItems").or(child.get("minProperties")).is_some();
-            table.push_str(&row(child, &path, one_at_least || required.contains(&key)));
+            table.push_str(&row(child, &path, one_at_least(child) || required.contains(&key)));
         }
         let elsewhere = child.reference().and_then(|name| homes.get(name)).is_some_and(|home| *home != path);
         if !elsewhere {
@@ -60,13 +59,33 @@ fn rows(node: Node<'_>, path: &str, homes: &BTreeMap<&str, String>, table: &mut 
     }
 }
 
+/// Whether a table of the user's own, or a list of tables, must have something in it. A list of anything else
+/// that may not be empty may still be left out.
+fn one_at_least(node: Node<'_>) -> bool {
+    match node.kind() {
+        Kind::Named(_) => node.get("minProperties").is_some(),
+        Kind::List(items) => node.get("minItems").is_some() && matches!(items.kind(), Kind::Known(_)),
+        Kind::Any | Kind::Text | Kind::Choice(_) | Kind::Integer { .. } | Kind::Boolean | Kind::Known(_) => {
+            false
+        }
+    }
+}
+
 fn row(node: Node<'_>, path: &str, required: bool) -> String {
-    // A default is text, a number, or something empty: all these are the same in JSON as in TOML.
-    let default = if required {
-        "required".to_owned()
-    } else {
-        node.get("default").map_or_else(String::new, |default| format!("`{default}`"))
-    };
+    let default = if required { "required".to_owned() } else { default(node) };
     let escape = |text: &str| text.replace('|', "\\|");
     format!("| `{path}` | {} | {} | {} |\n", escape(&node.noun()), escape(&default), escape(&node.meaning()))
+}
+
+/// What holds where nothing is said. A default is text, a number, or a list of numbers: all these are the same in
+/// JSON as in TOML.
+fn default(node: Node<'_>) -> String {
+    let of_class = |class: &str| node.get("default-by-class").and_then(|by_class| by_class.get(class));
+    match (node.get("default"), of_class("production"), of_class("otherwise")) {
+        (None, Some(production), Some(otherwise)) if production != otherwise => {
+            format!("`{production}` in production, else `{otherwise}`")
+        }
+        (Some(default), _, _) | (None, Some(default), _) => format!("`{default}`"),
+        (None, None, _) => String::new(),
+    }
 }

@@ -34,7 +34,7 @@ proptest! {
     }
 
     #[test]
-    fn the_shop_with_a_line_moved(from in 0..80_usize, to in 0..80_usize) {
+    fn the_shop_with_a_line_moved(from in 0..130_usize, to in 0..130_usize) {
         let mut lines: Vec<_> = SHOP.lines().collect();
         let line = lines.remove(from.min(lines.len() - 1));
         lines.insert(to.min(lines.len()), line);

@@ -1,6 +1,7 @@
 //! Files that are wrong, and the picture their author gets. The snapshots are the specification: read them.
 
 use miette::{GraphicalReportHandler, GraphicalTheme};
+use model::workload::ROUTES_LIMIT;
 use std::path::Path;
 use workfile::{FILE_LIMIT, ReadError};
 
@@ -53,6 +54,10 @@ const WHOLE: &[(&str, &str)] = &[
         "[workload]\nname = \"shop\"\n\n[component.api]\nrun = [\"./a\"]\n\n[component.web]\nrun = [\"./b\"]\n",
     ),
     (
+        "nobody_gets_the_requests",
+        "[workload]\nname = \"shop\"\n\n[component.db]\nstore = \"sqlite\"\n\n[component.mail]\nrun = [\"./mail\"]\nhttp = false\n",
+    ),
+    (
         "one_variable_twice",
         "[workload]\nname = \"shop\"\n\n[component.api]\nrun = [\"./a\"]\nneeds = [\"stock\", \"mail\"]\nenv = { MAIL_URL = \"x\" }\n\n[component.stock]\nrun = [\"./b\"]\nas = \"MAIL_URL\"\n\n[component.mail]\nrun = [\"./c\"]\nas = \"1URL\"\n\n[gateway]\ndefault = \"api\"\n",
     ),
@@ -70,7 +75,73 @@ const AFTER_BASE: &[(&str, &str)] = &[
     ("unknown_key_in_a_dotted_key", "[gateway]\nlimits.boddy = \"1MiB\"\n"),
     (
         "keys_of_later_versions",
-        "live = { get = \"/healthz\" }\n\n[component.db]\nstore = \"sqlite\"\nas = \"DATABASE_URL\"\n\n[route.\"GET /api/products/**\"]\ncache = { ttl = \"5s\" }\n\n[environment.prod]\nclass = \"production\"\nevidence = [\"smoke\"]\n",
+        "live = { get = \"/healthz\" }\n\n[route.\"POST /api/orders\"]\nqueue = { wait = \"2s\" }\nidempotency_key = \"required\"\nprincipal = \"header:authorization\"\nsaga = \"checkout\"\ninvalidates = [\"/api/products\"]\nprevious_stamp = true\ncache = { ttl = \"5s\" }\n\n[search.products]\nroute = \"GET /api/search\"\n\n[saga.checkout]\nanswer = \"record\"\n\n[environment.prod]\nclass = \"production\"\nevidence = [\"smoke\"]\nttl = \"2h\"\n",
+    ),
+    (
+        "two_kinds_at_once",
+        "store = \"sqlite\"\n\n[component.db]\nstore = \"postgres\"\nurl = \"postgres://h/d\"\n\n[component.pay]\nexternal = \"http://pay.example\"\nas = \"PAY\"\nrun = [\"./pay\"]\n\n[component.both]\nexternal = \"http://pay.example\"\nstore = \"sqlite\"\n",
+    ),
+    (
+        "no_kind",
+        "\n[component.db]\nschema = \"1\"\n\n[environment.prod]\nclass = \"production\"\ncomponent.db.store = \"sqlite\"\n\n[environment.dev]\nclass = \"development\"\n",
+    ),
+    (
+        "keys_of_another_kind",
+        "expand = [\"./x\"]\nsandbox = { run = [\"./x\"] }\n\n[component.db]\nstore = \"sqlite\"\nhttp = false\ninstances = 2\nneeds = [\"api\"]\nready = { get = \"/\" }\nlimits = { open_files = 100 }\ndrain_timeout = \"1s\"\n\n[component.pay]\nexternal = \"http://pay.example\"\nas = \"PAY\"\nartifact = \"x\"\nenv = { A = \"b\" }\nschema = \"1\"\nhook_timeout = \"1s\"\ncontract = [\"./x\"]\n",
+    ),
+    (
+        "workers",
+        "needs = [\"mailer\"]\n\n[component.mailer]\nrun = [\"./mail\", \"--port\", \"{port}\"]\nhttp = false\nas = \"MAILER_URL\"\nready = { get = \"/\" }\nenv = { P = \"{port}\" }\n\n[gateway]\ndefault = \"mailer\"\n",
+    ),
+    (
+        "stores",
+        "\n[component.a]\nurl = \"\"\n\n[component.b]\nstore = \"sqlite\"\nexpand = [\"./x\", \"{port}\"]\ncontract = [\"\"]\nenv = { P = \"{prot}\", DB = \"1\" }\nas = \"DB\"\nhook_timeout = \"0s\"\nschema = \"3-2\"\n\n[component.c]\nurl = \"secret:database-url\"\nschema = \"v1\"\n\n[component.d]\nurl = \"db.example:5432\"\nschema = \"1-2-3\"\n\n[component.e]\nurl = \"postgres://{data}/x\"\nschema = \"1-99999999999\"\n",
+    ),
+    ("store_of_an_unknown_kind", "\n[component.a]\nstore = \"mysql\"\nschema = 3\n"),
+    (
+        "externals",
+        "\n[component.a]\nexternal = \"http://a.example\"\n\n[component.b]\nexternal = \"ftp://b.example\"\nas = \"B\"\nsandbox = { run = [], env = { X = \"{nothing}\" }, ready = { timeout = \"0s\" }, limits = { memory = \"1KiB\" } }\n\n[component.c]\nexternal = \"http://c.example:99999/\"\nas = \"1C\"\n\n[component.d]\nexternal = \"http://d.example\"\nas = \"D\"\n",
+    ),
+    (
+        "sandbox_without_a_program",
+        "\n[component.d]\nexternal = \"http://d.example\"\nas = \"D\"\nsandbox = { instances = 2 }\n",
+    ),
+    (
+        "externals_that_are_secret",
+        "\n[component.pay]\nexternal = \"secret:pay\"\nas = \"PAY\"\nsandbox = { run = [\"./pay\"] }\n\n[component.ship]\nexternal = \"secret:ship\"\nas = \"SHIP\"\n\n[environment.prod]\nclass = \"production\"\n\n[environment.dev]\nclass = \"development\"\n",
+    ),
+    (
+        "one_variable_twice_over_kinds",
+        "needs = [\"db\", \"pay\"]\n\n[component.db]\nstore = \"sqlite\"\nas = \"URL\"\n\n[component.pay]\nexternal = \"http://pay.example\"\nas = \"URL\"\n",
+    ),
+    (
+        "requests_to_what_has_none",
+        "\n[component.db]\nstore = \"sqlite\"\n\n[component.pay]\nexternal = \"http://pay.example\"\nas = \"PAY\"\n\n[gateway]\ndefault = \"db\"\n\n[environment.a]\nclass = \"production\"\n\n[environment.b]\nclass = \"production\"\ngateway.default = \"pay\"\n",
+    ),
+    (
+        "routes",
+        "\n[route.\"GET\"]\n[route.\"get /a\"]\n[route.\"FETCH /a\"]\n[route.\"GET a\"]\n[route.\"GET  /a\"]\n[route.\"GET /a/**/b\"]\n[route.\"GET /a*/b\"]\n[route.\"GET /a/{id}\"]\n[route.\"GET /a?b\"]\n[route.\"GET /a b\"]\n[route.\"GET /***\"]\n[route.\"POST /a\"]\nobjective = { errors = \"x\", p99 = \"0s\" }\n",
+    ),
+    ("one_route_twice", "\n[route.\"GET /a\"]\n[route.'GET /a']\n"),
+    (
+        "affinity",
+        "\n[gateway]\naffinity = \"session\"\n\n[environment.z]\nclass = \"staging\"\n\n[environment.a]\nclass = \"staging\"\ngateway.affinity = \"cookie:a b\"\n\n[environment.b]\nclass = \"staging\"\ngateway.affinity = \"header:\"\n",
+    ),
+    (
+        "release_policy",
+        "\n[release]\nshift = [10, 50]\nstep_time = \"10\"\n\n[environment.z]\nclass = \"staging\"\n\n[environment.a]\nclass = \"staging\"\nrelease.shift = [10, 10, 100]\n\n[environment.b]\nclass = \"staging\"\nrelease.shift = []\n\n[environment.c]\nclass = \"staging\"\nrelease.shift = [100, 50]\n",
+    ),
+    (
+        "release_policy_out_of_range",
+        "\n[release]\nshift = [0, 101]\nmax_excess_errors = 0\non_inconclusive = \"abrot\"\nmin_requests = -1\n",
+    ),
+    (
+        "notify",
+        "\n[notify]\ncommand = [\"\"]\nwebhook = \"https://hooks.example/x\"\n\n[environment.z]\nclass = \"staging\"\n\n[environment.a]\nclass = \"staging\"\nnotify = { command = [\"a\\u0000\"], webhook = \"hooks.example\" }\n",
+    ),
+    (
+        "memory",
+        "limits = { memory = \"256\" }\n\n[component.b]\nrun = [\"./b\"]\nlimits = { memory = \"10KiB\" }\n\n[gateway]\ndefault = \"b\"\n",
     ),
     (
         "wrong_types",
@@ -225,4 +296,15 @@ fn a_file_that_is_not_utf_8_is_refused_with_the_place() {
     let error = workfile::read(&path).unwrap_err();
     assert_eq!(error.to_string(), format!("{}:2:10: the byte 0xe9 is not UTF-8", path.display()));
     assert!(picture(&error).contains("save the file as UTF-8"));
+}
+
+#[test]
+fn too_many_routes_are_refused() {
+    let listed = |count: usize| (0..count).map(|n| format!("[route.\"GET /r{n}\"]\n")).collect::<String>();
+    let flow = "[[flow.f.step]]\npost = \"/r\"\n[[flow.f.step]]\nget = \"/r1\"\n";
+    workfile::parse("f", &format!("{BASE}{}{flow}", listed(ROUTES_LIMIT - 1)), Path::new("/")).unwrap();
+    let error =
+        workfile::parse("f", &format!("{BASE}{}{flow}", listed(ROUTES_LIMIT)), Path::new("/")).unwrap_err();
+    let message = "1001 routes, 1000 listed and the rest from flows; at most 1000";
+    assert_eq!(error.findings()[0].message(), message);
 }

@@ -13,8 +13,10 @@ fn the_documented_keys_are_those_of_the_types() {
     let (documented, after) = rest.split_once(END).expect("the end of the table is marked");
     let table = workfile::key_table();
     if std::env::var_os("BLESS").is_some() {
-        std::fs::write(&path, format!("{before}{BEGIN}{table}{END}{after}"))
-            .expect("the documentation is writable");
+        // Renamed into place: another test reads it meanwhile.
+        let new = path.with_extension("md.new");
+        std::fs::write(&new, format!("{before}{BEGIN}{table}{END}{after}")).expect("the folder is writable");
+        std::fs::rename(new, &path).expect("the documentation is writable");
         return;
     }
     assert_eq!(documented, table, "run `BLESS=1 cargo test -p workfile` and look at what changed");

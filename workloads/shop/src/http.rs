@@ -1,61 +1,52 @@
 //! The routes: from HTTP to the catalogue and the orders, and back.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
-use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::catalog::{self, Product};
 use crate::database::Database;
+use crate::failings::Failings;
 use crate::orders::{self, NewOrder, Order, Placed};
-use crate::page;
 use crate::problem::Problem;
 use crate::release::Release;
+use crate::web;
 
 /// The largest body read, in bytes; a larger one is answered with 413.
-const BODY_LIMIT: usize = 64 * 1024;
+pub(crate) const BODY_LIMIT: usize = 64 * 1024;
 /// The longest idempotency key, in bytes.
 const KEY_LIMIT: usize = 255;
 /// The longest text searched for, in characters.
-const SEARCH_TEXT_LIMIT: usize = 200;
+pub(crate) const SEARCH_TEXT_LIMIT: usize = 200;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const SHOP_RELEASE: HeaderName = HeaderName::from_static("x-shop-release");
 
 /// What every request shares.
 pub(crate) struct Shop {
-    database: Database,
+    pub(crate) database: Database,
     release: Release,
-    /// Orders asked of a `v3-errors` shop so far, and every how many fail.
-    orders_asked: AtomicU64,
-    error_every: NonZeroU64,
+    failings: Failings,
 }
 
 impl Shop {
-    pub(crate) fn new(database: Database, release: Release, error_every: NonZeroU64) -> Self {
-        Self { database, release, orders_asked: AtomicU64::new(0), error_every }
+    pub(crate) fn new(database: Database, release: Release, failings: Failings) -> Self {
+        Self { database, release, failings }
     }
 
-    /// Whether this order is one that the release fails on purpose.
-    fn is_to_fail(&self) -> bool {
-        match self.release {
-            Release::V1 | Release::V2 | Release::V3Broken => false,
-            Release::V3Errors => {
-                let number = self.orders_asked.fetch_add(1, Ordering::Relaxed) + 1;
-                number.is_multiple_of(self.error_every.get())
-            }
-        }
+    /// The currency of its prices, when the release knows it.
+    pub(crate) fn currency(&self) -> Option<&'static str> {
+        self.release.currency()
     }
 
     fn show<'a>(&self, products: &'a [Product]) -> Vec<Shown<'a>> {
@@ -83,29 +74,44 @@ struct ShownPage<'a> {
     pages: i64,
 }
 
+/// A list as it is answered.
 #[derive(Serialize)]
-struct Items<T> {
-    items: Vec<T>,
+pub(crate) struct Items<T> {
+    pub(crate) items: Vec<T>,
+}
+
+type Routes<const N: usize> = [(&'static str, &'static [&'static str], MethodRouter<Arc<Shop>>); N];
+
+/// The routes below `/api` with their methods, which `openapi.json` names too.
+fn api() -> Routes<6> {
+    [
+        ("/api/products", &["get"], get(list_products)),
+        ("/api/products/search", &["get"], get(search_products)),
+        ("/api/products/{sku}", &["get"], get(show_product)),
+        ("/api/orders", &["get", "post"], get(find_orders).post(place_order)),
+        ("/api/orders/count", &["get"], get(count_orders)),
+        ("/api/orders/{id}", &["get", "delete"], get(show_order).delete(cancel_order)),
+    ]
 }
 
 /// All routes of the shop; every answer says in `X-Shop-Release` which release gave it.
 pub(crate) fn router(shop: Arc<Shop>) -> Router {
     let name = HeaderValue::from_static(shop.release.name());
-    Router::new()
-        .route("/", get(front_page))
+    let mut routes = web::routes()
         .route("/readyz", get(readyz))
         .route("/healthz", get(healthz))
-        .route("/api/products", get(list_products))
-        .route("/api/products/search", get(search_products))
-        .route("/api/products/{sku}", get(show_product))
-        .route("/api/orders", get(find_orders).post(place_order))
-        .route("/api/orders/count", get(count_orders))
-        .route("/api/orders/{id}", get(show_order))
+        .route("/openapi.json", get(openapi));
+    for (path, _, methods) in api() {
+        routes = routes.route(path, methods);
+    }
+    let routes = routes
         .fallback(async || Problem::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not know that method; see Allow")
         })
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT));
+    shop.failings
+        .spoil(shop.release, routes)
         .layer(map_response(move |mut response: Response| {
             response.headers_mut().insert(SHOP_RELEASE, name.clone());
             std::future::ready(response)
@@ -113,16 +119,15 @@ pub(crate) fn router(shop: Arc<Shop>) -> Router {
         .with_state(shop)
 }
 
-type Shared = State<Arc<Shop>>;
-type Answer = Result<Response, Problem>;
+pub(crate) type Shared = State<Arc<Shop>>;
+pub(crate) type Answer = Result<Response, Problem>;
 
 /// Whether requests can be served: the database answers, and the release is not one that never gets ready.
 async fn readyz(State(shop): Shared) -> Answer {
-    match shop.release {
-        Release::V3Broken => return Err(Problem::unavailable("starting")),
-        Release::V1 | Release::V2 | Release::V3Errors => {}
+    if shop.release == Release::V3Broken {
+        return Err(Problem::unavailable("starting"));
     }
-    shop.database.read(|connection| catalog::page(connection, 1)).await??;
+    shop.database.read(catalog::highest).await??;
     Ok(Json(json!({ "status": "ready" })).into_response())
 }
 
@@ -131,9 +136,11 @@ async fn healthz() -> Response {
     Json(json!({ "status": "ok" })).into_response()
 }
 
-async fn front_page(State(shop): Shared) -> Answer {
-    let first = shop.database.read(|connection| catalog::page(connection, 1)).await??;
-    Ok(Html(page::front(&first.items)).into_response())
+/// What is below `/api`, for programs (OpenAPI 3.1).
+const OPENAPI: &str = include_str!("openapi.json");
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
 }
 
 #[derive(Deserialize)]
@@ -149,7 +156,8 @@ async fn list_products(State(shop): Shared, query: Result<Query<PageQuery>, Quer
     Ok(Json(shown).into_response())
 }
 
-fn page_number(text: &str) -> Result<i64, Problem> {
+/// A page of the catalogue, from 1.
+pub(crate) fn page_number(text: &str) -> Result<i64, Problem> {
     match text.parse() {
         Ok(number @ 1..) => Ok(number),
         Ok(_) | Err(_) => {
@@ -185,9 +193,6 @@ async fn show_product(State(shop): Shared, sku: Result<Path<String>, PathRejecti
 
 /// The order of checks is the order of cost: headers, body, fields, database.
 async fn place_order(State(shop): Shared, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Answer {
-    if shop.is_to_fail() {
-        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "this release fails orders on purpose"));
-    }
     let key = idempotency_key(&headers)?;
     let body = body.map_err(bad_body)?;
     let json: Value = serde_json::from_slice(&body)
@@ -210,7 +215,8 @@ fn created(order: &Order) -> Response {
     (StatusCode::CREATED, [(header::LOCATION, location)], Json(order)).into_response()
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+/// The key in the headers, if there is one; anything but one good key is refused.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(key) = keys.next() else { return Ok(None) };
     match key.to_str() {
@@ -252,17 +258,77 @@ async fn show_order(State(shop): Shared, id: Result<Path<String>, PathRejection>
     Ok(Json(order).into_response())
 }
 
-fn bad_query(rejection: QueryRejection) -> Problem {
+async fn cancel_order(State(shop): Shared, id: Result<Path<String>, PathRejection>) -> Answer {
+    let Path(id) = id.map_err(bad_path)?;
+    let found = match id.parse() {
+        Ok(id) => shop.database.write(move |connection| orders::cancel(connection, id)).await??,
+        Err(_) => false,
+    };
+    if !found {
+        return Err(Problem::not_found("there is no such order"));
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+pub(crate) fn bad_query(rejection: QueryRejection) -> Problem {
     Problem::new(rejection.status(), rejection.body_text())
 }
 
-fn bad_path(rejection: PathRejection) -> Problem {
+pub(crate) fn bad_path(rejection: PathRejection) -> Problem {
     Problem::new(rejection.status(), rejection.body_text())
 }
 
-fn bad_body(rejection: BytesRejection) -> Problem {
+pub(crate) fn bad_body(rejection: BytesRejection) -> Problem {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         return Problem::new(rejection.status(), format!("a body has at most {BODY_LIMIT} bytes"));
     }
     Problem::new(rejection.status(), rejection.body_text())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_openapi_document_names_every_route_with_its_statuses() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
+        let served: BTreeSet<(String, String)> = api()
+            .into_iter()
+            .flat_map(|(path, methods, _)| {
+                methods.iter().map(|method| (path.to_owned(), (*method).to_owned()))
+            })
+            .collect();
+        let mut named = BTreeSet::new();
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                named.insert((path.clone(), method.clone()));
+                let statuses = operation["responses"].as_object().unwrap();
+                assert!(statuses.keys().any(|status| status.starts_with('2')), "{method} {path}");
+                for always in ["500", "503"] {
+                    assert!(statuses.contains_key(always), "{method} {path}: {always}");
+                }
+            }
+        }
+        assert_eq!(named, served);
+    }
+
+    /// A reference that leads nowhere makes the whole document useless to a program.
+    #[test]
+    fn every_reference_of_the_openapi_document_leads_somewhere() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut left = vec![&document];
+        let mut seen = 0;
+        while let Some(value) = left.pop() {
+            if let Some(reference) = value.get("$ref").and_then(Value::as_str) {
+                let pointer = reference.strip_prefix('#').unwrap();
+                assert!(document.pointer(pointer).is_some(), "{reference}");
+                seen += 1;
+            }
+            left.extend(value.as_object().into_iter().flat_map(|object| object.values()));
+            left.extend(value.as_array().into_iter().flatten());
+        }
+        assert!(seen > 10, "{seen}");
+    }
 }

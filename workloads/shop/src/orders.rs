@@ -1,8 +1,10 @@
 //! Orders: what a valid one is, taking one, and finding them again.
 
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::clock;
+use crate::database::{Connection, Error, Row, Value as Parameter};
 
 /// The longest customer, reference or SKU, in characters.
 const TEXT_LIMIT: usize = 100;
@@ -13,6 +15,8 @@ const QUANTITY_LIMIT: i64 = 99;
 /// The most orders one reference finds. The reference is the customer's own, so a careless one could name
 /// every order there is.
 const FOUND_LIMIT: i64 = 1_000;
+/// What orders are taken in.
+const CURRENCY: &str = "EUR";
 
 /// An order that was checked but not yet taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,25 +37,36 @@ struct NewItem {
 pub(crate) struct Order {
     pub(crate) id: i64,
     #[serde(rename = "ref")]
-    reference: String,
-    customer: String,
-    items: Vec<Item>,
+    pub(crate) reference: String,
+    pub(crate) customer: String,
+    pub(crate) items: Vec<Item>,
     /// In cents.
     total: i64,
     /// When it was taken, RFC 3339 in UTC.
-    created: String,
+    pub(crate) created: String,
+    /// Of `total` and prices, when the release knows it.
+    #[serde(skip)]
+    currency: Option<String>,
+    /// Cancelled orders are shown to nobody.
+    #[serde(skip)]
+    cancelled: bool,
 }
 
 /// A line of an order.
 #[derive(Clone, Debug, Serialize)]
-struct Item {
-    sku: String,
-    quantity: i64,
+pub(crate) struct Item {
+    pub(crate) sku: String,
+    pub(crate) quantity: i64,
     /// Of one piece, in cents, when the order was taken.
-    price: i64,
+    pub(crate) price: i64,
 }
 
 impl Order {
+    /// What it costs, in cents, and in which currency when the release knows it.
+    pub(crate) fn total(&self) -> (i64, Option<&str>) {
+        (self.total, self.currency.as_deref())
+    }
+
     fn is_for(&self, new: &NewOrder) -> bool {
         self.customer == new.customer
             && self.reference == new.reference
@@ -70,7 +85,7 @@ pub(crate) struct FieldError {
 }
 
 impl FieldError {
-    fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self { field: field.into(), reason: reason.into() }
     }
 }
@@ -112,6 +127,10 @@ fn text(json: &Value, key: &str, field: &str) -> Result<String, FieldError> {
         let reason = format!("must have 1 to {TEXT_LIMIT} characters and not be blank, has {length}");
         return Err(FieldError::new(field, reason));
     }
+    // PostgreSQL cannot keep it.
+    if value.contains('\0') {
+        return Err(FieldError::new(field, "must not have a NUL character"));
+    }
     Ok(value.to_owned())
 }
 
@@ -147,10 +166,19 @@ pub(crate) enum PlaceError {
     /// The idempotency key belongs to an order with other content.
     #[error("this idempotency key was used for another order")]
     KeyReused,
-    /// SQLite failed or stayed locked.
+    /// The order under this idempotency key was cancelled.
+    #[error("the order under this idempotency key was cancelled")]
+    Cancelled,
+    /// Another order took the key at the very moment; looking again finds it.
+    #[error("another order took the idempotency key")]
+    KeyRaced,
+    /// The database failed, stayed locked or cannot be reached.
     #[error("the database failed")]
-    Database(#[from] rusqlite::Error),
+    Database(#[from] Error),
 }
+
+/// Tries to take an order while others take its key; each loses at most one round to each of them.
+const KEY_ROUNDS: usize = 3;
 
 /// Takes an order and its pieces out of stock, in one transaction. A `key` that was used before brings back
 /// its order; that the column is unique makes this hold between processes too.
@@ -159,35 +187,47 @@ pub(crate) fn place(
     new: &NewOrder,
     key: Option<&str>,
 ) -> Result<Placed, PlaceError> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if let Some(key) = key
-        && let Some(order) = by_key(&transaction, key)?
-    {
-        return if order.is_for(new) { Ok(Placed::Before(order)) } else { Err(PlaceError::KeyReused) };
+    for _ in 1..KEY_ROUNDS {
+        match connection.transaction(|transaction| place_once(transaction, new, key)) {
+            Err(PlaceError::KeyRaced) => {}
+            done => return done,
+        }
     }
-    let mut items = Vec::with_capacity(new.items.len());
-    for (index, item) in new.items.iter().enumerate() {
-        items.push(take_from_stock(&transaction, index, item)?);
-    }
-    let order = insert(&transaction, new, items, key)?;
-    transaction.commit()?;
-    Ok(Placed::New(order))
+    connection.transaction(|transaction| place_once(transaction, new, key))
 }
 
-fn take_from_stock(transaction: &Transaction<'_>, index: usize, item: &NewItem) -> Result<Item, PlaceError> {
-    let price: Option<i64> = transaction
-        .prepare_cached(
-            "UPDATE products SET stock = stock - ?1 WHERE sku = ?2 AND stock >= ?1 RETURNING price",
-        )?
-        .query_row((item.quantity, &item.sku), |row| row.get(0))
-        .optional()?;
-    if let Some(price) = price {
-        return Ok(Item { sku: item.sku.clone(), quantity: item.quantity, price });
+fn place_once(transaction: &mut Connection, new: &NewOrder, key: Option<&str>) -> Result<Placed, PlaceError> {
+    let sql = transaction.sql();
+    if let Some(key) = key
+        && let Some(order) = one(transaction, &sql.order_by_key, key.into())?
+    {
+        return match order {
+            order if !order.is_for(new) => Err(PlaceError::KeyReused),
+            order if order.cancelled => Err(PlaceError::Cancelled),
+            order => Ok(Placed::Before(order)),
+        };
     }
-    let left: Option<i64> = transaction
-        .prepare_cached("SELECT stock FROM products WHERE sku = ?")?
-        .query_row([&item.sku], |row| row.get(0))
-        .optional()?;
+    // In the order of their SKUs, as every transaction does: two that take the same products never wait for
+    // each other crosswise.
+    let mut order: Vec<usize> = (0..new.items.len()).collect();
+    order.sort_by_key(|&index| &new.items[index].sku);
+    let mut prices = vec![0; new.items.len()];
+    for index in order {
+        prices[index] = take_from_stock(transaction, index, &new.items[index])?;
+    }
+    let items = new.items.iter().zip(prices);
+    let items = items.map(|(item, price)| Item { sku: item.sku.clone(), quantity: item.quantity, price });
+    insert(transaction, new, items.collect(), key)?.map(Placed::New).ok_or(PlaceError::KeyRaced)
+}
+
+/// The price of one piece.
+fn take_from_stock(transaction: &mut Connection, index: usize, item: &NewItem) -> Result<i64, PlaceError> {
+    let sql = transaction.sql();
+    let values = [item.quantity.into(), (&item.sku).into()];
+    if let Some(price) = transaction.query_first(&sql.take_stock, &values, |row| row.int(0))? {
+        return Ok(price);
+    }
+    let left = transaction.query_first(sql.stock, &[(&item.sku).into()], |row| row.int(0))?;
     Err(match left {
         Some(left) => PlaceError::OutOfStock { sku: item.sku.clone(), left },
         None => {
@@ -197,79 +237,117 @@ fn take_from_stock(transaction: &Transaction<'_>, index: usize, item: &NewItem) 
     })
 }
 
+/// `None` when the key is taken.
 fn insert(
-    transaction: &Transaction<'_>,
+    transaction: &mut Connection,
     new: &NewOrder,
     items: Vec<Item>,
     key: Option<&str>,
-) -> rusqlite::Result<Order> {
-    let total = items.iter().map(|item| item.price * item.quantity).sum();
-    let (id, created) = transaction
-        .prepare_cached(
-            "INSERT INTO orders (ref, customer, total, created, idempotency_key)
-             VALUES (?, ?, ?, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), ?) RETURNING id, created",
-        )?
-        .query_row((&new.reference, &new.customer, total, key), |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let mut line = transaction.prepare_cached(
-        "INSERT INTO order_items (order_id, position, sku, quantity, price) VALUES (?, ?, ?, ?, ?)",
-    )?;
+) -> Result<Option<Order>, Error> {
+    let sql = transaction.sql();
+    let total = items.iter().map(|item| item.price * item.quantity).sum::<i64>();
+    let created = clock::now();
+    let values = [
+        (&new.reference).into(),
+        (&new.customer).into(),
+        total.into(),
+        (&created).into(),
+        key.into(),
+        CURRENCY.into(),
+    ];
+    let values = if sql.has_currency { &values[..] } else { &values[..5] };
+    let Some(id) = transaction.query_first(sql.insert_order, values, |row| row.int(0))? else {
+        return Ok(None);
+    };
     for (position, item) in (0_i64..).zip(&items) {
-        line.execute((id, position, &item.sku, item.quantity, item.price))?;
+        let values =
+            [id.into(), position.into(), (&item.sku).into(), item.quantity.into(), item.price.into()];
+        transaction.execute(sql.insert_item, &values)?;
     }
-    Ok(Order { id, reference: new.reference.clone(), customer: new.customer.clone(), items, total, created })
+    Ok(Some(Order {
+        id,
+        reference: new.reference.clone(),
+        customer: new.customer.clone(),
+        items,
+        total,
+        created,
+        currency: sql.has_currency.then(|| CURRENCY.to_owned()),
+        cancelled: false,
+    }))
 }
 
-/// The order with this number.
-pub(crate) fn by_id(connection: &Connection, id: i64) -> rusqlite::Result<Option<Order>> {
-    one(connection, "SELECT id, ref, customer, total, created FROM orders WHERE id = ?", id)
-}
-
-fn by_key(connection: &Connection, key: &str) -> rusqlite::Result<Option<Order>> {
-    one(connection, "SELECT id, ref, customer, total, created FROM orders WHERE idempotency_key = ?", key)
-}
-
-fn one(connection: &Connection, sql: &str, value: impl rusqlite::ToSql) -> rusqlite::Result<Option<Order>> {
-    let head = connection.prepare_cached(sql)?.query_row([value], head).optional()?;
-    head.map(|order| with_items(connection, order)).transpose()
-}
-
-/// The orders with this reference, oldest first, at most [`FOUND_LIMIT`] of them.
-pub(crate) fn by_reference(connection: &Connection, reference: &str) -> rusqlite::Result<Vec<Order>> {
-    let heads: Vec<Order> = connection
-        .prepare_cached(
-            "SELECT id, ref, customer, total, created FROM orders WHERE ref = ? ORDER BY id LIMIT ?",
-        )?
-        .query_map((reference, FOUND_LIMIT), head)?
-        .collect::<Result<_, _>>()?;
-    heads.into_iter().map(|order| with_items(connection, order)).collect()
-}
-
-/// How many orders there are.
-pub(crate) fn count(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.prepare_cached("SELECT count(*) FROM orders")?.query_row((), |row| row.get(0))
-}
-
-fn head(row: &Row<'_>) -> rusqlite::Result<Order> {
-    Ok(Order {
-        id: row.get(0)?,
-        reference: row.get(1)?,
-        customer: row.get(2)?,
-        items: Vec::new(),
-        total: row.get(3)?,
-        created: row.get(4)?,
+/// Cancels an order and gives its pieces back, in one transaction; an order that is cancelled already stays
+/// so. Whether there is such an order.
+pub(crate) fn cancel(connection: &mut Connection, id: i64) -> Result<bool, Error> {
+    connection.transaction(|transaction| {
+        let sql = transaction.sql();
+        let now = clock::now();
+        if transaction.query_first(sql.cancel, &[(&now).into(), id.into()], |row| row.int(0))?.is_none() {
+            return Ok(one(transaction, &sql.order_by_id, id.into())?.is_some());
+        }
+        let mut items = items(transaction, id)?;
+        items.sort_by(|a, b| a.sku.cmp(&b.sku));
+        for item in items {
+            transaction.execute(sql.give_stock, &[item.quantity.into(), (&item.sku).into()])?;
+        }
+        transaction.execute(sql.drop_mail, &[id.into()])?;
+        Ok(true)
     })
 }
 
-/// Orders never change once they are there, so reading the lines after the head, outside a transaction,
-/// cannot mix two states.
-fn with_items(connection: &Connection, mut order: Order) -> rusqlite::Result<Order> {
-    order.items = connection
-        .prepare_cached("SELECT sku, quantity, price FROM order_items WHERE order_id = ? ORDER BY position")?
-        .query_map([order.id], |row| {
-            Ok(Item { sku: row.get(0)?, quantity: row.get(1)?, price: row.get(2)? })
-        })?
-        .collect::<Result<_, _>>()?;
-    Ok(order)
+/// The order with this number, unless it is cancelled.
+pub(crate) fn by_id(connection: &mut Connection, id: i64) -> Result<Option<Order>, Error> {
+    let sql = connection.sql();
+    Ok(one(connection, &sql.order_by_id, id.into())?.filter(|order| !order.cancelled))
+}
+
+/// Cancelled or not.
+fn one(connection: &mut Connection, sql: &str, value: Parameter<'_>) -> Result<Option<Order>, Error> {
+    let Some(mut order) = connection.query_first(sql, &[value], head)? else { return Ok(None) };
+    order.items = items(connection, order.id)?;
+    Ok(Some(order))
+}
+
+/// The orders with this reference, oldest first, at most [`FOUND_LIMIT`] of them, without the cancelled ones.
+pub(crate) fn by_reference(connection: &mut Connection, reference: &str) -> Result<Vec<Order>, Error> {
+    if reference.contains('\0') {
+        return Ok(Vec::new());
+    }
+    let sql = connection.sql();
+    let mut orders = connection.query(&sql.orders_by_ref, &[reference.into(), FOUND_LIMIT.into()], head)?;
+    for order in &mut orders {
+        order.items = items(connection, order.id)?;
+    }
+    Ok(orders)
+}
+
+/// How many orders there are, without the cancelled ones.
+pub(crate) fn count(connection: &mut Connection) -> Result<i64, Error> {
+    let sql = connection.sql();
+    Ok(connection.query_first(sql.count_orders, &[], |row| row.int(0))?.unwrap_or(0))
+}
+
+/// An order without its lines.
+fn head(row: &Row<'_>) -> Result<Order, Error> {
+    Ok(Order {
+        id: row.int(0)?,
+        reference: row.text(1)?,
+        customer: row.text(2)?,
+        items: Vec::new(),
+        total: row.int(3)?,
+        created: row.text(4)?,
+        cancelled: row.text_or_null(5)?.is_some(),
+        currency: row.text_or_null(6)?,
+    })
+}
+
+/// The lines of an order never change once they are there, so reading them after the head, outside a
+/// transaction, cannot mix two states.
+fn items(connection: &mut Connection, order: i64) -> Result<Vec<Item>, Error> {
+    let sql = connection.sql();
+    connection.query(sql.items, &[order.into()], |row| {
+        Ok(Item { sku: row.text(0)?, quantity: row.int(1)?, price: row.int(2)? })
+    })
 }
 
 #[cfg(test)]

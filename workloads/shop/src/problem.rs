@@ -45,6 +45,16 @@ impl Problem {
     }
 }
 
+impl Problem {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = Body {
@@ -75,13 +85,25 @@ impl From<CallError> for Problem {
     }
 }
 
-impl From<rusqlite::Error> for Problem {
-    fn from(error: rusqlite::Error) -> Self {
-        if database::is_busy(&error) {
-            return Self::unavailable("the database is busy; nothing was done");
+impl From<database::Error> for Problem {
+    fn from(error: database::Error) -> Self {
+        match error {
+            database::Error::Unreachable(cause) => {
+                crate::log(&format!("the database cannot be reached: {cause}"));
+                Self::unavailable("the database cannot be reached; nothing was done")
+            }
+            error if error.is_passing() => Self::unavailable("the database is busy; nothing was done"),
+            database::Error::Unknown(_) => {
+                crate::log(&error.to_string());
+                let detail =
+                    "the database went away while it was told; ask again with the same Idempotency-Key";
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+            }
+            database::Error::Sqlite(_) | database::Error::Postgres(_) | database::Error::Thread(_) => {
+                crate::log(&format!("the database failed: {error}"));
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the database failed")
+            }
         }
-        crate::log(&format!("the database failed: {error}"));
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the database failed")
     }
 }
 
@@ -96,8 +118,11 @@ impl From<PlaceError> for Problem {
     fn from(error: PlaceError) -> Self {
         match error {
             PlaceError::Unknown(field) => field.into(),
-            PlaceError::OutOfStock { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
+            PlaceError::OutOfStock { .. } | PlaceError::Cancelled => {
+                Self::new(StatusCode::CONFLICT, error.to_string())
+            }
             PlaceError::KeyReused => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            PlaceError::KeyRaced => Self::unavailable(format!("{error}; nothing was done")),
             PlaceError::Database(error) => error.into(),
         }
     }

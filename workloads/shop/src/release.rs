@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
+use crate::database::Version;
+
 /// The file looked for in the working directory when no release is named.
 const DEFAULT_FILE: &str = "release";
 /// A release file holds one word; no more than this is read of it, in bytes.
@@ -15,32 +17,90 @@ const FILE_LIMIT: u64 = 1024;
 pub(crate) enum Release {
     /// The first one.
     V1,
-    /// Products also say their currency.
+    /// Products also say their currency, and orders keep it.
     V2,
+    /// As `V2`, but every request takes longer.
+    V3Slow,
+    /// As `V2`, but a few requests take much longer.
+    V3SlowTail,
+    /// As `V2`, ready and healthy to look at, but some requests are answered with 500.
+    V3Errors,
+    /// As `V2`, but each request leaves memory behind.
+    V3Leak,
+    /// As `V2`, but the process aborts after some requests.
+    V3Crash,
     /// As `V2`, but never becomes ready.
     V3Broken,
-    /// As `V2`, ready and healthy to look at, but orders are answered with 500.
-    V3Errors,
+    /// As `V2`, but its migration takes a column away from the releases before it.
+    V3BrokenSchema,
+    /// `V2` under another name.
+    V3Identical,
 }
 
 impl Release {
-    const ALL: [Self; 4] = [Self::V1, Self::V2, Self::V3Broken, Self::V3Errors];
+    const ALL: [Self; 10] = [
+        Self::V1,
+        Self::V2,
+        Self::V3Slow,
+        Self::V3SlowTail,
+        Self::V3Errors,
+        Self::V3Leak,
+        Self::V3Crash,
+        Self::V3Broken,
+        Self::V3BrokenSchema,
+        Self::V3Identical,
+    ];
 
     /// The word for it in files, on the command line and in the response header `X-Shop-Release`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::V1 => "v1",
             Self::V2 => "v2",
-            Self::V3Broken => "v3-broken",
+            Self::V3Slow => "v3-slow",
+            Self::V3SlowTail => "v3-slow-tail",
             Self::V3Errors => "v3-errors",
+            Self::V3Leak => "v3-leak",
+            Self::V3Crash => "v3-crash",
+            Self::V3Broken => "v3-broken",
+            Self::V3BrokenSchema => "v3-broken-schema",
+            Self::V3Identical => "v3-identical",
         }
     }
 
-    /// The currency products are shown with; the field is absent in the first release.
+    /// The currency products are shown with and orders keep; the first release knows none.
     pub(crate) fn currency(self) -> Option<&'static str> {
+        if self.has_currency() { Some("EUR") } else { None }
+    }
+
+    /// Whether it reads and writes the currency of orders.
+    pub(crate) fn has_currency(self) -> bool {
+        self != Self::V1
+    }
+
+    /// Whether it calls the price of a product `amount` in the database.
+    pub(crate) fn renames_price(self) -> bool {
+        self == Self::V3BrokenSchema
+    }
+
+    /// Whether running its `migrate expand` keeps other releases from working.
+    pub(crate) fn expansion_breaks_others(self) -> bool {
+        self.renames_price()
+    }
+
+    /// The schemas it starts on. That of `v3-broken-schema` says that it suits everybody, which is what is
+    /// wrong with it.
+    pub(crate) fn works_on(self) -> &'static [Version] {
         match self {
-            Self::V1 => None,
-            Self::V2 | Self::V3Broken | Self::V3Errors => Some("EUR"),
+            Self::V1 => &[Version::Base, Version::Expanded, Version::Renamed],
+            Self::V3BrokenSchema => &[Version::Renamed],
+            Self::V2
+            | Self::V3Slow
+            | Self::V3SlowTail
+            | Self::V3Errors
+            | Self::V3Leak
+            | Self::V3Crash
+            | Self::V3Broken
+            | Self::V3Identical => &[Version::Expanded, Version::Contracted, Version::Renamed],
         }
     }
 

@@ -1,17 +1,17 @@
 //! Serving: from an open database and an address to a clean end.
 
 use std::future::IntoFuture as _;
-use std::num::NonZeroU64;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::database::{self, OpenError};
+use crate::database::{self, OpenError, Target};
+use crate::failings::Failings;
 use crate::http::{self, Shop};
 use crate::release::Release;
 
@@ -19,14 +19,19 @@ use crate::release::Release;
 /// supervisors kill.
 const DRAIN_LIMIT: Duration = Duration::from_secs(25);
 
-/// What to serve, and where.
-pub(crate) struct Options {
+/// Where to listen.
+pub(crate) struct Address {
     pub(crate) host: String,
     /// 0 takes any free one.
     pub(crate) port: u16,
-    pub(crate) data: PathBuf,
+}
+
+/// What to serve, and where.
+pub(crate) struct Options {
+    pub(crate) address: Address,
+    pub(crate) database: Target,
     pub(crate) release: Release,
-    pub(crate) error_every: NonZeroU64,
+    pub(crate) failings: Failings,
 }
 
 /// Why serving did not start or did not end well.
@@ -57,16 +62,22 @@ pub(crate) enum ServeError {
 /// Opens the database, then listens, until a signal; then stops accepting, answers what is in flight, closes
 /// the database and returns.
 pub(crate) fn serve(options: Options) -> Result<(), ServeError> {
-    let (database, _) = database::open(&options.data)?;
-    let shop = Arc::new(Shop::new(database, options.release, options.error_every));
+    let Options { address, database, release, failings } = options;
+    let (database, _) = database::open(&database, release)?;
+    let shop = Arc::new(Shop::new(database, release, failings));
+    listen(address, release.name(), http::router(shop))
+}
+
+/// Serves `router` until a signal, then answers what is in flight; `name` is what is logged.
+pub(crate) fn listen(address: Address, name: &str, router: Router) -> Result<(), ServeError> {
     // One thread is plenty for parsing; the database has threads of its own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Start)?;
-    runtime.block_on(listen(options, shop))
+    runtime.block_on(listening(address, name, router))
 }
 
-async fn listen(options: Options, shop: Arc<Shop>) -> Result<(), ServeError> {
-    let Options { host, port, release, .. } = options;
+async fn listening(address: Address, name: &str, router: Router) -> Result<(), ServeError> {
+    let Address { host, port } = address;
     let mut signals = Signals::install().map_err(ServeError::Start)?;
     let bound = async {
         let listener = TcpListener::bind((host.as_str(), port)).await?;
@@ -74,7 +85,7 @@ async fn listen(options: Options, shop: Arc<Shop>) -> Result<(), ServeError> {
         Ok((listener, address))
     };
     let (listener, address) = bound.await.map_err(|source| ServeError::Listen { host, port, source })?;
-    crate::log(&format!("{release} listening on http://{address}"));
+    crate::log(&format!("{name} listening on http://{address}"));
 
     let listener = listener.tap_io(|connection| {
         // Answers are written in one piece, so there is nothing to gain by holding them back; a connection
@@ -82,7 +93,7 @@ async fn listen(options: Options, shop: Arc<Shop>) -> Result<(), ServeError> {
         let _ = connection.set_nodelay(true);
     });
     let (stop, stopping) = oneshot::channel::<()>();
-    let serving = axum::serve(listener, http::router(shop)).with_graceful_shutdown(async {
+    let serving = axum::serve(listener, router).with_graceful_shutdown(async {
         // An error is the sender being dropped, which also means to stop.
         let _ = stopping.await;
     });
@@ -97,18 +108,19 @@ async fn listen(options: Options, shop: Arc<Shop>) -> Result<(), ServeError> {
     }
 }
 
-struct Signals {
+/// SIGTERM and SIGINT: what supervisors and terminals stop a program with.
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn install() -> std::io::Result<Self> {
+    pub(crate) fn install() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Cancel-safe: a signal that came is kept until it is received.
-    async fn received(&mut self) {
+    pub(crate) async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -73,6 +73,13 @@ pub(crate) fn shoe(number: u32) -> Shoe {
     }
 }
 
+/// What one piece of this SKU costs by the list, in cents; `None` when there is no such shoe.
+pub(crate) fn list_price(sku: &str) -> Option<i64> {
+    let number = sku.strip_prefix("SHOE-")?.parse().ok().filter(|number| (1..=COUNT).contains(number))?;
+    let shoe = shoe(number);
+    (shoe.sku == sku).then_some(shoe.price)
+}
+
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014), written out
 /// because the shoes must stay the same whatever becomes of a random number library.
 struct SplitMix(u64);
@@ -102,6 +109,15 @@ impl SplitMix {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn only_shoes_have_a_list_price() {
+        assert_eq!(list_price("SHOE-00001"), Some(shoe(1).price));
+        assert_eq!(list_price("SHOE-10000"), Some(shoe(COUNT).price));
+        for sku in ["SHOE-00000", "SHOE-10001", "SHOE-1", "SHOE-+0001", "BOOT-00001", ""] {
+            assert_eq!(list_price(sku), None, "{sku:?}");
+        }
+    }
 
     #[test]
     fn skus_are_distinct() {

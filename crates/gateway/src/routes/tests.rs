@@ -1,6 +1,6 @@
 use super::*;
 use model::name::{ComponentName, ReleaseNumber, StampId};
-use model::workload::GatewayLimits;
+use model::workload::{Affinity, GatewayLimits};
 
 fn stamp(number: u64, ports: &[u16]) -> TableStamp {
     let release = ReleaseNumber(number);
@@ -19,16 +19,26 @@ fn stamp(number: u64, ports: &[u16]) -> TableStamp {
             hosts: vec![],
             access_log: false,
             limits: GatewayLimits::default(),
+            routes: vec![],
+            affinity: Affinity::default(),
         },
     }
 }
 
 fn table(active: Option<TableStamp>, candidate: Option<TableStamp>) -> Table {
-    Table { preview_token: "t".into(), trusted_proxies: vec![], active, candidate }
+    Table {
+        preview_token: "t".into(),
+        trusted_proxies: vec![],
+        active,
+        candidate,
+        weight: 0,
+        fallback: None,
+        guard: None,
+    }
 }
 
 fn target(ports: &[u16]) -> Target {
-    Target::next(None, &stamp(1, ports), &Metrics::new(1))
+    Target::next(None, &[], &stamp(1, ports), &Metrics::new(1))
 }
 
 #[test]
@@ -100,4 +110,67 @@ fn an_instance_takes_as_many_as_the_limit_says() {
     assert_eq!(instance.in_flight(), 2);
     instance.release();
     assert!(instance.hold(2));
+}
+
+fn slot(target: &Option<Arc<Target>>) -> Arc<Slot> {
+    Arc::clone(&target.as_ref().unwrap().slot)
+}
+
+#[test]
+fn a_fallback_has_a_slot_of_its_own_and_the_same_instances() {
+    let metrics = Metrics::new(1);
+    let (first, _) = Routes::default().next(&table(Some(stamp(1, &[1])), None), &metrics);
+    let mut switched = table(Some(stamp(2, &[2])), None);
+    switched.fallback = Some(stamp(1, &[1]));
+    let (second, gone) = first.next(&switched, &metrics);
+    assert!(gone.len() == 1 && Arc::ptr_eq(&gone[0], &slot(&first.active)));
+    assert!(!Arc::ptr_eq(&slot(&first.active), &slot(&second.fallback)));
+    let instance = |target: &Option<Arc<Target>>| Arc::clone(&target.as_ref().unwrap().instances[0]);
+    assert!(Arc::ptr_eq(&instance(&first.active), &instance(&second.fallback)));
+    assert!(second.names(instance(&second.fallback).key));
+    // It keeps the slot as long as it is the fallback.
+    let (third, gone) = second.next(&switched, &metrics);
+    assert!(gone.is_empty() && Arc::ptr_eq(&slot(&second.fallback), &slot(&third.fallback)));
+    // And back: users begin anew on a slot that was never closed.
+    let (back, gone) = third.next(&table(Some(stamp(1, &[1])), Some(stamp(2, &[2]))), &metrics);
+    assert!(gone.len() == 1 && Arc::ptr_eq(&gone[0], &slot(&third.fallback)));
+    assert!(!Arc::ptr_eq(&slot(&third.fallback), &slot(&back.active)));
+    assert!(
+        Arc::ptr_eq(&slot(&third.active), &slot(&back.candidate)),
+        "between these two users go one by one"
+    );
+    assert!(Arc::ptr_eq(&instance(&first.active), &instance(&back.active)));
+}
+
+#[test]
+fn a_weight_needs_two_stamps() {
+    let metrics = Metrics::new(1);
+    for (active, candidate, shifts) in [(true, true, true), (true, false, false), (false, true, false)] {
+        let mut table = table(active.then(|| stamp(1, &[1])), candidate.then(|| stamp(2, &[2])));
+        table.weight = 1;
+        let (routes, _) = Routes::default().next(&table, &metrics);
+        assert_eq!(routes.shift().map(|shift| shift.weight), shifts.then_some(1));
+    }
+}
+
+#[test]
+fn an_instance_is_ejected_after_five_errors_in_a_row_unless_it_is_the_last() {
+    let target = target(&[1, 2]);
+    let [one, two] = &target.instances[..] else { panic!("two instances") };
+    for _ in 0..4 {
+        target.answered(one, true, 1000);
+    }
+    target.answered(one, false, 1000);
+    for _ in 0..4 {
+        target.answered(one, true, 1000);
+    }
+    assert!(!one.is_ejected(1000), "a success begins the count anew");
+    target.answered(one, true, 1000);
+    assert!(one.is_ejected(1500) && !one.is_ejected(2000));
+    for _ in 0..10 {
+        target.answered(two, true, 1500);
+    }
+    assert!(!two.is_ejected(1500), "the last one stays");
+    target.answered(two, true, 2000);
+    assert!(two.is_ejected(2000), "there is another one again");
 }

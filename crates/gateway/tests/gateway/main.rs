@@ -8,6 +8,8 @@ mod access;
 mod forwarding;
 mod limits;
 mod malformed;
+mod measuring;
 mod retries;
+mod shifting;
 mod switching;
 mod tables;

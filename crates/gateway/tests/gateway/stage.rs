@@ -2,10 +2,10 @@
 
 use api::client::Client;
 use api::folder::StateFolder;
-use api::gateway::{Applied, GatewayState, Persist, PutTable, Table, TableInstance, TableStamp};
+use api::gateway::{Applied, GatewayState, Measures, Persist, PutTable, Table, TableInstance, TableStamp};
 use gateway::{Options, run_until};
 use model::name::{ComponentName, FenceToken, ReleaseNumber};
-use model::workload::{GatewayLimits, GatewaySettings};
+use model::workload::{Affinity, GatewayLimits, GatewaySettings};
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -102,6 +102,10 @@ impl Gateway {
 
     pub(crate) fn state(&self) -> GatewayState {
         self.call(http::Method::GET, "/v1/state", &()).unwrap()
+    }
+
+    pub(crate) fn measures(&self) -> Measures {
+        self.call(http::Method::GET, "/v1/measures", &()).unwrap()
     }
 
     pub(crate) fn put(&self, put: &PutTable) -> Result<Applied, api::client::CallError> {
@@ -209,6 +213,8 @@ pub(crate) fn stamp_at(number: u64, addresses: &[SocketAddr]) -> TableStamp {
             hosts: Vec::new(),
             access_log: true,
             limits: GatewayLimits::default(),
+            routes: Vec::new(),
+            affinity: Affinity::default(),
         },
     }
 }
@@ -219,6 +225,9 @@ pub(crate) fn table(active: Option<&TableStamp>, candidate: Option<&TableStamp>)
         trusted_proxies: Vec::new(),
         active: active.cloned(),
         candidate: candidate.cloned(),
+        weight: 0,
+        fallback: None,
+        guard: None,
     }
 }
 
@@ -290,6 +299,11 @@ pub(crate) fn ok(body: &str) -> Reply {
     Reply::Send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes())
 }
 
+/// An answer that is an error.
+pub(crate) fn error() -> Reply {
+    Reply::Send(b"HTTP/1.1 500 Oh\r\ncontent-length: 2\r\n\r\noh".to_vec())
+}
+
 /// An upstream that reads requests and answers as it is told.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
@@ -326,6 +340,17 @@ impl Upstream {
     /// Says who it is.
     pub(crate) fn named(name: &'static str) -> Self {
         Self::start(move |_, _| ok(name))
+    }
+
+    /// One whose answers wait until they are let go.
+    pub(crate) fn waiting(name: &'static str) -> (Self, std::sync::mpsc::Sender<()>) {
+        let (go, going) = std::sync::mpsc::channel();
+        let going = Mutex::new(going);
+        let upstream = Self::start(move |_, _| {
+            let _ = going.lock().unwrap().recv();
+            ok(name)
+        });
+        (upstream, go)
     }
 
     /// Everything it read so far.

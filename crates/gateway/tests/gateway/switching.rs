@@ -3,7 +3,7 @@
 use crate::stage::{Gateway, Upstream, get, ok, put, stamp, stamp_at, wait_for};
 use model::name::StampId;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
 
 #[test]
 fn a_swap_under_load_loses_nothing_and_leaves_nothing_behind() {
@@ -82,20 +82,9 @@ fn after_the_answer_nothing_new_goes_to_the_old_stamp() {
     assert_eq!((old.count(), new.count()), (20, 20));
 }
 
-/// An upstream whose answers wait until they are let go.
-fn waiting(name: &'static str) -> (Upstream, mpsc::Sender<()>) {
-    let (go, going) = mpsc::channel();
-    let going = Mutex::new(going);
-    let upstream = Upstream::start(move |_, _| {
-        let _ = going.lock().unwrap().recv();
-        ok(name)
-    });
-    (upstream, go)
-}
-
 #[test]
 fn what_is_in_flight_is_counted_until_its_body_has_ended() {
-    let (upstream, go) = waiting("old");
+    let (upstream, go) = Upstream::waiting("old");
     let next = Upstream::named("new");
     let gateway = Gateway::serving(&upstream);
     let mut browser = gateway.browse();
@@ -121,7 +110,7 @@ fn what_is_in_flight_is_counted_until_its_body_has_ended() {
 
 #[test]
 fn a_slot_lives_on_from_candidate_to_active() {
-    let (upstream, go) = waiting("candidate");
+    let (upstream, go) = Upstream::waiting("candidate");
     let active = Upstream::named("active");
     let gateway = Gateway::start();
     gateway.put(&put(Some(&stamp(1, &[&active])), Some(&stamp(2, &[&upstream])))).unwrap();
@@ -249,7 +238,7 @@ fn the_instance_with_the_least_in_flight_is_chosen() {
 
 #[test]
 fn a_draining_gateway_answers_what_it_has_and_goes() {
-    let (upstream, go) = waiting("last");
+    let (upstream, go) = Upstream::waiting("last");
     let mut gateway = Gateway::serving(&upstream);
     let mut idle = gateway.browse();
     go.send(()).unwrap();
@@ -295,7 +284,7 @@ fn idle_connections_do_not_hold_up_the_end() {
 }
 
 /// A listener whose backlog is used up: further connections wait until it accepts.
-fn full_listener() -> (std::net::TcpListener, Vec<std::net::TcpStream>) {
+pub(crate) fn full_listener() -> (std::net::TcpListener, Vec<std::net::TcpStream>) {
     let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     rustix::net::listen(&full, 0).unwrap();
     let address = full.local_addr().unwrap();

@@ -9,7 +9,8 @@ use crate::follow::{Until, follow, persist};
 use crate::output::Output;
 use api::client::Client;
 use api::operator::{Accepted, ReleaseRequest, ReleaseSummary, RollbackRequest, Source, Status};
-use model::workload::{Configuration, Service};
+use model::workload::Configuration;
+use std::path::Path;
 use std::process::ExitCode;
 use workfile::Workfile;
 
@@ -62,10 +63,22 @@ fn of_file(
         return Err(Failure::usage(message).hint("change the workload file"));
     }
     let given = wanted.artifact.as_deref().map(std::path::absolute).transpose()?;
-    let source = |service: &Service| {
-        Source::Path(given.clone().unwrap_or_else(|| file.folder().join(&service.artifact)))
-    };
-    request(wanted.name.clone(), configuration.clone(), source)
+    let source =
+        |artifact: &Path| Source::Path(given.clone().unwrap_or_else(|| file.folder().join(artifact)));
+    let request = request(wanted.name.clone(), at_home(configuration, file), source)?;
+    Ok(ReleaseRequest { rehearse: wanted.rehearse, ..request })
+}
+
+/// The configuration with what the agent runs itself named from where the workload file is: the agent runs
+/// elsewhere.
+pub(crate) fn at_home(configuration: &Configuration, file: &Workfile) -> Configuration {
+    let mut configuration = configuration.clone();
+    if let Some(program) = configuration.notify.command.first_mut()
+        && program.contains('/')
+    {
+        *program = file.folder().join(&*program).to_string_lossy().into_owned();
+    }
+    configuration
 }
 
 /// What an environment of `mainstay run` is asked for. What is not said stays as it is.
@@ -84,11 +97,21 @@ async fn of_command(found: &Found, wanted: &ReleaseFlags, output: Output) -> Res
     let configuration =
         up::command_configuration(name, found.mark()?.listen, &wanted.command, Some(&serving))?;
     let source = up::command_source()?;
-    request(wanted.name.clone(), configuration, |_| source.clone())
+    let request = request(wanted.name.clone(), configuration, |_| source.clone())?;
+    Ok(ReleaseRequest { rehearse: wanted.rehearse, ..request })
 }
 
-/// `mainstay rollback ENV`.
-pub(crate) async fn rollback(found: &Found, output: Output) -> Result<ExitCode, Failure> {
+/// Which way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Back {
+    /// Also once it is promoted, as long as the old stamp is kept.
+    Rollback,
+    /// Only while it is under way.
+    Abort,
+}
+
+/// `mainstay rollback ENV` and `mainstay abort ENV`.
+pub(crate) async fn back(found: &Found, how: Back, output: Output) -> Result<ExitCode, Failure> {
     let before = agent_status(found, output).await?;
     let agent = found.agent();
     let Some(latest) = before.releases.first() else {
@@ -102,7 +125,11 @@ pub(crate) async fn rollback(found: &Found, output: Output) -> Result<ExitCode, 
     // What was said of it before is not said again.
     let seen = last_event(&agent, latest).await;
     let request = RollbackRequest { v: api::PROTOCOL_VERSION, number: latest.number };
-    let ask = async || agent.call(http::Method::POST, "/v1/rollback", &request).await;
+    let path = match how {
+        Back::Rollback => "/v1/rollback",
+        Back::Abort => "/v1/abort",
+    };
+    let ask = async || agent.call(http::Method::POST, path, &request).await;
     let accepted: Accepted = persist(output, ask).await?;
     let release = follow(&agent, accepted.number, seen, Until::Ended, output).await?;
     output.data(line(&release), &serde_json::json!({ "release": release }));
@@ -123,11 +150,12 @@ async fn last_event(agent: &Client, release: &ReleaseSummary) -> u64 {
 pub(crate) fn request(
     name: Option<String>,
     configuration: Configuration,
-    source: impl Fn(&Service) -> Source,
+    source: impl Fn(&Path) -> Source,
 ) -> Result<ReleaseRequest, Failure> {
     let key = random_id()?;
-    let sources = configuration.services.iter().map(|(name, service)| (name.clone(), source(service)));
-    Ok(ReleaseRequest { v: api::PROTOCOL_VERSION, key, name, sources: sources.collect(), configuration })
+    let sources = configuration.artifacts().map(|(name, artifact)| (name.clone(), source(artifact)));
+    let sources = sources.collect();
+    Ok(ReleaseRequest { v: api::PROTOCOL_VERSION, key, name, sources, configuration, rehearse: false })
 }
 
 /// 128 random bits in hexadecimal.
@@ -146,7 +174,7 @@ pub(crate) async fn carry_out(
 ) -> Result<ReleaseSummary, Failure> {
     let status: Status = persist(output, async || agent.get("/v1/status").await).await?;
     if let Some(last) = status.releases.first()
-        && matches!(last.state.as_str(), "promoted" | "retiring")
+        && matches!(last.state.as_str(), "promoted" | "retiring" | "contracting")
     {
         output
             .say(format!("  waiting for the stamp before {} ({}) to drain and stop", last.number, last.name));

@@ -26,10 +26,19 @@ pub(crate) async fn status(found: &Found, output: Output) -> Result<ExitCode, Fa
     output.data(text(&status), &json);
     let name = &found.name;
     let latest = status.releases.first().map(|release| release.state.as_str());
-    if matches!(latest, Some("planned" | "provisioning" | "verifying" | "switching" | "promoted")) {
-        output.next(&[("take the release back", format!("mainstay rollback {name}"))]);
-    } else {
-        output.next(&[("release a changed version", found.release_command())]);
+    // What is being stopped, tidied up or has ended cannot be taken back any more.
+    let over = matches!(
+        latest,
+        None | Some(
+            "taking_back" | "aborting" | "retiring" | "contracting" | "done" | "refused" | "rolled_back"
+        )
+    );
+    match over {
+        false => output.next(&[("take the release back", format!("mainstay rollback {name}"))]),
+        true => output.next(&[
+            ("release a changed version", found.release_command()),
+            ("see what became of every request", format!("mainstay history show {name}")),
+        ]),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -57,11 +66,18 @@ fn text(status: &Status) -> String {
         for instance in &stamp.instances {
             let state = if instance.ready { "ready" } else { "not ready" };
             let pid = instance.pid.map_or_else(|| "-".into(), |pid| pid.to_string());
+            let place = match instance.port {
+                0 => "worker".to_owned(),
+                port => format!("port {port}"),
+            };
             let _ = write!(
                 text,
-                "           {}-{} port {} pid {pid} {state}",
-                instance.component, instance.index, instance.port
+                "           {}-{} {place} pid {pid} {state}",
+                instance.component, instance.index
             );
+            if let Some(bytes) = instance.memory {
+                let _ = write!(text, ", {} MiB", bytes >> 20);
+            }
             if instance.restarts > 0 {
                 let _ = write!(
                     text,
@@ -71,6 +87,14 @@ fn text(status: &Status) -> String {
                 );
             }
             text.push('\n');
+        }
+    }
+    for store in &status.stores {
+        let state = if store.ready { "ready" } else { "not ready" };
+        let pid = store.pid.map_or_else(|| "-".into(), |pid| pid.to_string());
+        let _ = writeln!(text, "store      {} port {} pid {pid} {state}", store.component, store.port);
+        if let Some(exit) = store.last_exit.as_ref().filter(|_| !store.ready) {
+            let _ = writeln!(text, "           {exit}");
         }
     }
     if status.stamps.is_empty() {
@@ -83,11 +107,17 @@ fn text(status: &Status) -> String {
     text
 }
 
-fn release_line(release: &ReleaseSummary) -> String {
+pub(crate) fn release_line(release: &ReleaseSummary) -> String {
     let digest = release.digest.as_ref().map_or("", |digest| digest.short());
     let mut line = format!("{:10} {:12} {:12} {digest}", release.number, release.name, release.state);
     if let Some(ms) = release.switch_ms {
         let _ = write!(line, "  switched in {ms:.1} ms");
+    }
+    if let Some(ms) = release.rehearsal_ms {
+        let _ = write!(line, "  rehearsed back in {ms:.1} ms");
+    }
+    if let Some(gate) = &release.gate {
+        let _ = write!(line, "  {} % of users: {gate}", release.percent);
     }
     if let Some(ms) = release.rollback_ms {
         let _ = write!(line, "  taken back in {ms:.1} ms");

@@ -12,7 +12,7 @@ use api::folder::{Mark, MarkError, STATE_VERSION};
 use api::keeper::{Answer, Ask};
 use api::operator::{ReleaseRequest, Source, Status};
 use model::name::EnvironmentName;
-use model::workload::{Class, Configuration, Listen, Service};
+use model::workload::{Class, Configuration, Listen};
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -77,8 +77,8 @@ pub(crate) async fn up(found: &Found, output: Output) -> Result<ExitCode, Failur
     let status = agent_status(found, output).await?;
     match &found.file {
         Some((file, configuration)) if status.active.is_none() => {
-            let source = |service: &Service| Source::Path(file.folder().join(&service.artifact));
-            let request = release::request(None, configuration.clone(), source)?;
+            let source = |artifact: &Path| Source::Path(file.folder().join(artifact));
+            let request = release::request(None, release::at_home(configuration, file), source)?;
             first_release(found, request, output).await?;
         }
         None if status.active.is_none() => {

@@ -3,10 +3,11 @@
 use super::{FILE_LOOK, KILL_WAIT, blocking, kill, unkillable};
 use crate::folder::ShimFolder;
 use crate::process::{self, Family};
+use crate::shim::signal;
 use api::PROTOCOL_VERSION;
 use api::shim::{Answer, Ask, Exit, ProcessId, Running};
 use model::name::{FenceToken, InstanceId};
-use rustix::process::Signal;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -153,11 +154,11 @@ impl Instance {
         self.inner.shim.as_ref().is_none_or(|fd| process::has_ended(fd.get_ref()))
     }
 
-    /// Stops the instance: SIGTERM to its process group, SIGKILL to all its family after `grace`. Answers
+    /// Stops the instance: its stop signal ([`api::shim::StopSignal`]) to its process group, SIGKILL to all its family after `grace`. Answers
     /// when nothing of it is left. Through the shim, or, if that is dead or does not react within the grace and
     /// five seconds more, directly.
     ///
-    /// May be repeated; SIGTERM is sent once, and a shorter grace shortens the first. Dropped after the
+    /// May be repeated; the signal is sent once, and a shorter grace shortens the first. Dropped after the
     /// shim was asked, the stop goes on; without a shim it does not, and is to be called again.
     ///
     /// # Errors
@@ -212,7 +213,10 @@ impl Instance {
         let group = self.running().process.pid;
         {
             let family = family.clone();
-            blocking(move || family.signal(Signal::TERM, |member| member.group == group)).await;
+            // As the shim was told. Without its word, what every server knows.
+            let stop = self.inner.folder.start().ok().flatten().map(|start| start.stop_signal);
+            let stop = signal(stop.unwrap_or_default());
+            blocking(move || family.signal(stop, |member| member.group == group)).await;
         }
         // The first process is the one that shuts down in order; the others follow it or are killed.
         let ended = tokio::time::timeout(grace, until_ended(self.inner.process.as_ref())).await;
@@ -226,8 +230,18 @@ impl Instance {
         Ok(recorded.unwrap_or_else(|| unseen(true)))
     }
 
+    /// The resident memory of all its processes, in bytes ([`process::resident_bytes`], which is the cheaper way to
+    /// ask for many). 0 when it has ended. Blocking, but short: it reads the table of processes.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn resident_bytes(&self) -> io::Result<u64> {
+        Ok(process::resident_bytes(&[self.family()])?[0])
+    }
+
     /// The last lines of what the instance printed, at most `count`, since this start of it as far as that
-    /// is known. Long lines are cut; what is not UTF-8 is replaced. Blocking, but short.
+    /// is known. Long lines are cut; what is not UTF-8 is replaced, and control characters are written as escapes,
+    /// so that a log cannot steer the terminal it is quoted on. Blocking, but short.
     pub fn last_lines(&self, count: usize) -> Vec<String> {
         let Some((log, offset)) = &self.inner.began.log else { return Vec::new() };
         last_lines(log, *offset, count).unwrap_or_default()
@@ -273,6 +287,14 @@ pub fn describe_exit(exit: &Exit) -> String {
     }
 }
 
+/// The last lines of a log, at the end of a message.
+pub(super) fn quote(f: &mut fmt::Formatter<'_>, lines: &[String]) -> fmt::Result {
+    match lines {
+        [] => f.write_str("; it printed nothing"),
+        lines => write!(f, "; last lines of its log:\n  {}", lines.join("\n  ")),
+    }
+}
+
 /// The signals that end services in practice, with their numbers on every Linux but MIPS and Alpha, which
 /// differ only in SIGBUS.
 fn signal_name(number: i32) -> Option<&'static str> {
@@ -292,7 +314,7 @@ fn signal_name(number: i32) -> Option<&'static str> {
     names.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
 }
 
-fn last_lines(log: &Path, offset: u64, count: usize) -> io::Result<Vec<String>> {
+pub(super) fn last_lines(log: &Path, offset: u64, count: usize) -> io::Result<Vec<String>> {
     let mut file = File::open(log)?;
     let size = file.metadata()?.len();
     // Shorter than when the instance started: it was rotated, so all of it is later.
@@ -304,7 +326,18 @@ fn last_lines(log: &Path, offset: u64, count: usize) -> io::Result<Vec<String>> 
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(count)..];
-    Ok(last.iter().map(|line| line.chars().take(LINE_LIMIT).collect()).collect())
+    Ok(last.iter().map(|line| printable(line).take(LINE_LIMIT).collect()).collect())
+}
+
+/// The characters of a line, those that steer a terminal as escapes.
+fn printable(line: &str) -> impl Iterator<Item = char> {
+    line.chars().flat_map(|one| {
+        let (plain, escaped) = match one.is_control() && one != '\t' {
+            true => (None, Some(one.escape_default())),
+            false => (Some(one), None),
+        };
+        plain.into_iter().chain(escaped.into_iter().flatten())
+    })
 }
 
 #[cfg(test)]
@@ -336,6 +369,8 @@ mod tests {
         assert_eq!(lines, ["one", "two", &"x".repeat(LINE_LIMIT), "four"]);
         assert_eq!(last_lines(&log, 7, 1).unwrap(), ["four"]);
         assert_eq!(last_lines(&log, 1_000_000, 10).unwrap()[0], "before", "the log was shortened since");
+        std::fs::write(&log, b"\x1b[31mred\x07\tand \xff\n").unwrap();
+        assert_eq!(last_lines(&log, 0, 1).unwrap(), ["\\u{1b}[31mred\\u{7}\tand \u{fffd}"]);
         std::fs::write(&log, "y\n".repeat(200_000)).unwrap();
         assert_eq!(last_lines(&log, 0, 3).unwrap(), ["y", "y", "y"]);
     }

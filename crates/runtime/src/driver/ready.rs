@@ -1,7 +1,8 @@
 //! When an instance may get requests: it listens on the port it was told, itself, and answers there.
 
-use super::instance::{Instance, describe_exit};
+use super::instance::{Instance, describe_exit, quote};
 use super::{blocking, probe};
+use crate::postgres::{Greeting, greet};
 use crate::process::{Look, look, reaches_itself};
 use api::shim::Exit;
 use model::workload::Ready;
@@ -10,7 +11,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How soon an instance is looked at again; it doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -93,6 +94,11 @@ pub enum LastSeen {
         /// What came instead.
         what: String,
     },
+    /// It was a database that did not let clients in.
+    NotYet {
+        /// What it said.
+        what: String,
+    },
     /// Something listened on the port, but its processes do not let themselves be looked into.
     Hidden,
 }
@@ -103,6 +109,7 @@ impl fmt::Display for LastSeen {
             Self::Silent => f.write_str("nothing listens there"),
             Self::Status { path, status } => write!(f, "GET {path} was answered with {status}"),
             Self::NoAnswer { path, what } => write!(f, "GET {path}: it {what}"),
+            Self::NotYet { what } => write!(f, "it {what}"),
             Self::Hidden => f.write_str(
                 "something listens there, but whether it is the instance cannot be seen, as it runs as \
                  another user or with privileges of its own; hint: run it as this user",
@@ -142,13 +149,6 @@ impl fmt::Display for NotReady {
 
 impl std::error::Error for NotReady {}
 
-fn quote(f: &mut fmt::Formatter<'_>, lines: &[String]) -> fmt::Result {
-    match lines {
-        [] => f.write_str("; it printed nothing"),
-        lines => write!(f, "; last lines of its log:\n  {}", lines.join("\n  ")),
-    }
-}
-
 impl Instance {
     /// Waits until the instance may get requests, and says at which address: one of its own processes
     /// listens on the port it was told, on loopback or on all addresses, and answers `ready.get` with 2xx
@@ -160,6 +160,41 @@ impl Instance {
     /// # Errors
     /// See [`NotReady`]. The instance is left as it is.
     pub async fn ready(&self, ready: &Ready) -> Result<SocketAddr, NotReady> {
+        let path = ready.get.as_deref().unwrap_or("/");
+        let question = Question::Http { path, must_succeed: ready.get.is_some() };
+        self.unless_ended(Watch::new(self, question, ready.timeout).run()).await
+    }
+
+    /// The same for a PostgreSQL server, which is ready when it lets clients ask for this database.
+    pub(crate) async fn ready_as_postgres(
+        &self,
+        user: &str,
+        database: &str,
+        limit: Duration,
+    ) -> Result<SocketAddr, NotReady> {
+        let question = Question::Postgres { user, database };
+        self.unless_ended(Watch::new(self, question, limit).run()).await
+    }
+
+    /// Waits until the instance has lived for `time`: all that can be asked of one without a port. The time counts
+    /// from its start, or from its adoption. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NotReady::Exited`] when it ended before.
+    pub async fn steady(&self, time: Duration) -> Result<(), NotReady> {
+        let began = self.began().at;
+        let until = began.checked_add(time).unwrap_or(began + LONGEST);
+        self.unless_ended(async {
+            sleep_until(until).await;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn unless_ended<T>(
+        &self,
+        outcome: impl Future<Output = Result<T, NotReady>>,
+    ) -> Result<T, NotReady> {
         tokio::select! {
             biased;
             exit = self.ended() => Err(NotReady::Exited {
@@ -167,7 +202,7 @@ impl Instance {
                 after: self.began().at.elapsed(),
                 lines: self.last_lines(LINES),
             }),
-            outcome = Watch::new(self, ready).run() => outcome,
+            outcome = outcome => outcome,
         }
     }
 }
@@ -180,18 +215,31 @@ impl Instance {
     pub async fn listens(&self) -> Option<SocketAddr> {
         let port = self.running().port;
         let (_, address) = connect(port).await?;
-        let look = Watch::new(self, &Ready { get: None, timeout: PROBE_TIMEOUT }).look().await;
+        let question = Question::Http { path: "/", must_succeed: false };
+        let look = Watch::new(self, question, PROBE_TIMEOUT).look().await;
         let own = look.own.iter().any(|(ip, of)| *of == port && reaches_itself(*ip));
         (own || look.hidden).then_some(address)
     }
 }
 
+/// What an instance is asked to see whether it answers.
+#[derive(Debug, Clone, Copy)]
+enum Question<'a> {
+    Http {
+        path: &'a str,
+        /// Whether only 2xx and 3xx will do.
+        must_succeed: bool,
+    },
+    Postgres {
+        user: &'a str,
+        database: &'a str,
+    },
+}
+
 struct Watch<'a> {
     instance: &'a Instance,
     port: u16,
-    path: &'a str,
-    /// Whether only 2xx and 3xx will do.
-    must_succeed: bool,
+    question: Question<'a>,
     limit: Duration,
     deadline: Instant,
     last: LastSeen,
@@ -202,15 +250,14 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(instance: &'a Instance, ready: &'a Ready) -> Self {
+    fn new(instance: &'a Instance, question: Question<'a>, limit: Duration) -> Self {
         let began = instance.began().at;
         Self {
             instance,
             port: instance.running().port,
-            path: ready.get.as_deref().unwrap_or("/"),
-            must_succeed: ready.get.is_some(),
-            limit: ready.timeout,
-            deadline: began.checked_add(ready.timeout).unwrap_or(began + LONGEST),
+            question,
+            limit,
+            deadline: began.checked_add(limit).unwrap_or(began + LONGEST),
             last: LastSeen::Silent,
             strangers: 0,
             elsewhere_since: None,
@@ -282,23 +329,20 @@ impl<'a> Watch<'a> {
             // It has closed again meanwhile.
             return Ok(None);
         }
-        let path = self.path.to_owned();
-        match timeout(PROBE_TIMEOUT, probe::get(stream, address, self.path)).await {
-            Ok(Ok(status)) if !self.must_succeed || (200..400).contains(&status) => return Ok(Some(address)),
-            Ok(Ok(status)) => self.last = LastSeen::Status { path, status },
-            Ok(Err(unanswered)) => self.last = LastSeen::NoAnswer { path, what: unanswered.to_string() },
-            Err(_) => {
-                let what = format!("gave no answer within {PROBE_TIMEOUT:?}");
-                self.last = LastSeen::NoAnswer { path, what };
+        match self.question.ask(stream, address).await {
+            Ok(()) => Ok(Some(address)),
+            Err(last) => {
+                self.last = last;
+                Ok(None)
             }
         }
-        Ok(None)
     }
 
     /// Nothing listens on the port: perhaps it was not told, or did not listen.
     async fn look_elsewhere(&mut self) -> Result<(), NotReady> {
         let now = Instant::now();
-        if now < self.look_elsewhere_at {
+        let http = matches!(self.question, Question::Http { .. });
+        if !http || now < self.look_elsewhere_at {
             return Ok(());
         }
         self.look_elsewhere_at = now + ELSEWHERE_LOOK;
@@ -325,6 +369,30 @@ impl<'a> Watch<'a> {
         }
         let lines = self.instance.last_lines(LINES);
         NotReady::Timeout { port: self.port, limit: self.limit, last: self.last, lines }
+    }
+}
+
+impl Question<'_> {
+    async fn ask(self, stream: &mut TcpStream, address: SocketAddr) -> Result<(), LastSeen> {
+        let silent = format!("gave no answer within {PROBE_TIMEOUT:?}");
+        match self {
+            Self::Http { path, must_succeed } => {
+                let no_answer = |what| LastSeen::NoAnswer { path: path.to_owned(), what };
+                match timeout(PROBE_TIMEOUT, probe::get(stream, address, path)).await {
+                    Ok(Ok(status)) if !must_succeed || (200..400).contains(&status) => Ok(()),
+                    Ok(Ok(status)) => Err(LastSeen::Status { path: path.to_owned(), status }),
+                    Ok(Err(unanswered)) => Err(no_answer(unanswered.to_string())),
+                    Err(_) => Err(no_answer(silent)),
+                }
+            }
+            Self::Postgres { user, database } => {
+                match timeout(PROBE_TIMEOUT, greet(stream, user, database)).await {
+                    Ok(Greeting::Answers) => Ok(()),
+                    Ok(Greeting::NotYet(what)) => Err(LastSeen::NotYet { what }),
+                    Err(_) => Err(LastSeen::NotYet { what: silent }),
+                }
+            }
+        }
     }
 }
 

@@ -3,11 +3,18 @@ use std::process::{Command, Stdio};
 
 #[test]
 fn a_stat_line_is_read_whatever_the_process_calls_itself() {
-    let tail = "S 10 20 30 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 987654 1 2";
+    let tail = "S 10 20 30 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 987654 1000 77 3";
     for name in ["sh", "a b", "x) S 1 1 1 (", ")"] {
         let stat = parse_stat(format!("42 ({name}) {tail}").as_bytes()).unwrap();
-        let expected =
-            Stat { state: 'S', parent: 10, group: 20, session: 30, threads: 3, start_ticks: 987_654 };
+        let expected = Stat {
+            state: 'S',
+            parent: 10,
+            group: 20,
+            session: 30,
+            threads: 3,
+            start_ticks: 987_654,
+            resident: 77,
+        };
         assert_eq!(stat, expected, "{name}");
     }
     for bad in ["", "42", "42 (sh) S 1 2", "42 (sh) S a b c"] {
@@ -31,7 +38,7 @@ fn a_process_is_alive_until_it_ends_even_if_nobody_reaps_it() {
 }
 
 fn process(parent: u32, group: u32, session: u32, start_ticks: u64) -> Stat {
-    Stat { state: 'S', parent, group, session, threads: 1, start_ticks }
+    Stat { state: 'S', parent, group, session, threads: 1, start_ticks, resident: 1 }
 }
 
 fn id(pid: u32, start_ticks: u64) -> ProcessId {

@@ -4,7 +4,7 @@
 #![expect(dead_code, reason = "each test program uses a part of it")]
 
 use api::folder::StateFolder;
-use api::shim::{ProcessId, Running, Start};
+use api::shim::{ProcessId, Running, Start, StopSignal};
 use model::name::{ComponentName, FenceToken, InstanceId, StampId};
 use runtime::process::{Family, alive};
 use runtime::{Driver, Instance};
@@ -88,6 +88,7 @@ impl Place {
             open_files: None,
             log: self.state.logs().join(format!("{name}.log")),
             port: 1,
+            stop_signal: StopSignal::Term,
         }
     }
 

@@ -5,10 +5,11 @@ use super::time_allowed;
 use crate::error::{Findings, Wrong};
 use crate::raw::{self, At, Json, Name, PathText, Table, ValueName};
 use crate::shape::shorten;
-use crate::text::{DURATION_LIMIT, parse_share};
+use crate::text::{DURATION_LIMIT, ShareError, parse_share};
 use model::flow::{Expect, FLOW_VALUES, Flow, JsonPath, JsonTemplate, Ledger, Method, Objective, Step};
 use model::template::Template;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The names that mean something in `confirm`: it is asked after the run, when of an intent only its
 /// reference is left.
@@ -36,17 +37,21 @@ pub(super) fn flow(name: &At<Name>, raw: &raw::Flow, findings: &mut Findings) ->
 }
 
 fn objective(raw: Option<&raw::Objective>, findings: &mut Findings) -> Objective {
-    let default = Objective::default();
-    let Some(raw) = raw else { return default };
-    let errors = raw.errors.as_ref().map(|raw| {
-        parse_share(raw).unwrap_or_else(|error| {
+    let (errors, p99) = raw.map_or((None, None), |raw| given(raw, findings));
+    Objective { errors: errors.unwrap_or(Objective::default().errors), p99 }
+}
+
+/// What an objective says, without what it leaves to the default.
+pub(super) fn given(raw: &raw::Objective, findings: &mut Findings) -> (Option<f64>, Option<Duration>) {
+    let errors = raw.errors.as_ref().and_then(|raw| {
+        let wrong = |error: ShareError| {
             let message = format!("\"{}\" is not a share", shorten(raw));
-            findings.add(Wrong::at(raw.span(), message).label("not a share").help(error.to_string()));
-            default.errors
-        })
+            Wrong::at(raw.span(), message).label("not a share").help(error.to_string())
+        };
+        parse_share(raw).map_err(|error| findings.add(wrong(error))).ok()
     });
     let p99 = raw.p99.as_ref().map(|p99| time_allowed(Some(p99), DURATION_LIMIT, findings));
-    Objective { errors: errors.unwrap_or(default.errors), p99 }
+    (errors, p99)
 }
 
 fn ledger(raw: &raw::Ledger, findings: &mut Findings) -> Option<Ledger> {

@@ -1,47 +1,102 @@
 //! What the gateway does.
 
+use super::component::{Kind, kinds};
 use super::{name, time_allowed};
 use crate::error::{Findings, Wrong};
 use crate::near::{list, nearest};
-use crate::raw::{At, File, Gateway, GatewayLimits as RawLimits, Host, SizeText};
+use crate::raw::{AffinityText, At, Component, File, Gateway, GatewayLimits as RawLimits, Host, SizeText};
 use crate::shape::shorten;
 use crate::text::parse_size;
 use model::name::ComponentName;
-use model::workload::{GatewayLimits, GatewaySettings};
+use model::workload::{Affinity, GatewayLimits, GatewaySettings, Route};
 use std::net::Ipv6Addr;
 
 /// None when it is not known who gets the requests; then there is a finding.
-pub(super) fn settings(file: &File, findings: &mut Findings) -> Option<GatewaySettings> {
+pub(super) fn settings(file: &File, routes: Vec<Route>, findings: &mut Findings) -> Option<GatewaySettings> {
     let none = Gateway::default();
     let raw = file.gateway.as_ref().unwrap_or(&none);
     let default = default(file, raw, findings);
     let hosts = raw.hosts.iter().flatten().filter_map(|raw| host(raw, findings)).collect();
+    let affinity = raw.affinity.as_ref().and_then(|raw| affinity(raw, findings));
     let limits = limits(raw.limits.as_ref(), findings);
-    Some(GatewaySettings { default: default?, hosts, access_log: raw.access_log.unwrap_or(true), limits })
+    Some(GatewaySettings {
+        default: default?,
+        hosts,
+        access_log: raw.access_log.unwrap_or(true),
+        limits,
+        routes,
+        affinity: affinity.unwrap_or_default(),
+    })
+}
+
+/// Why a component cannot get the requests. None when it can, or when it is not known what it is.
+fn no_requests_for(raw: &Component) -> Option<&'static str> {
+    match (kinds(raw).as_slice(), &raw.http) {
+        ([Kind::Service(_)] | [], Some(http)) if !**http => Some("a worker, which has no port"),
+        ([kind @ (Kind::Store(_) | Kind::StoreAt(_) | Kind::External(_))], _) => Some(kind.noun()),
+        (_, _) => None,
+    }
 }
 
 fn default(file: &File, raw: &Gateway, findings: &mut Findings) -> Option<ComponentName> {
-    let known = || file.component.keys().map(|name| &***name);
+    let fits = || file.component.iter().filter(|(_, raw)| no_requests_for(raw).is_none()).map(|(key, _)| key);
+    let known = || list(fits().map(|name| &***name));
     let Some(default) = &raw.default else {
-        let mut components = file.component.keys();
-        let first = components.next()?;
-        let Some(second) = components.next() else { return name(first, ComponentName::new, findings) };
-        let message = format!("which component gets the requests? There are {}", list(known()));
+        // What a component is that is not one thing was asked already, and the answer may settle this too.
+        if file.component.values().any(|raw| kinds(raw).len() != 1) {
+            return None;
+        }
+        let mut services = fits();
+        let Some(first) = services.next() else {
+            if let Some(any) = file.component.keys().next() {
+                let help = "requests go to a service: a component with `run` and without http = false";
+                let message = "there is no component that gets the requests";
+                findings.add(Wrong::at(any.span(), message).label("not this one").help(help));
+            }
+            return None;
+        };
+        let Some(second) = services.next() else { return name(first, ComponentName::new, findings) };
+        let message = format!("which component gets the requests? There are {}", known());
         let help = format!("say so:\n[gateway]\ndefault = \"{}\"", &***first);
         let wrong = Wrong::at(second.span(), message).label("or this one?").also(first.span(), "this one");
         findings.add(wrong.help(help));
         return None;
     };
-    if !file.component.contains_key(default) {
-        let label = nearest(default, known());
+    let help = format!("the components that can are {}", known());
+    let Some(component) = file.component.get(default) else {
+        let label = nearest(default, fits().map(|name| &***name));
         let label =
             label.map_or_else(|| "no such component".to_owned(), |near| format!("did you mean `{near}`?"));
-        let message = format!("there is no component `{}`", shorten(default));
-        let help = format!("the components are {}", list(known()));
+        let message = format!("there is no component `{}` that could get the requests", shorten(default));
         findings.add(Wrong::at(default.span(), message).label(label).help(help));
+        return None;
+    };
+    if let Some(why) = no_requests_for(component) {
+        let message = format!("`{}` cannot get the requests: it is {why}", shorten(default));
+        findings.add(Wrong::at(default.span(), message).label("cannot get requests").help(help));
         return None;
     }
     name(default, ComponentName::new, findings)
+}
+
+/// What tells users apart: a cookie's name (RFC 6265, 4.1.1) or a field's (RFC 9110, 5.1) is a token, and fields
+/// are the same in either case.
+fn affinity(raw: &At<AffinityText>, findings: &mut Findings) -> Option<Affinity> {
+    let token = |name: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        !name.is_empty() && name.bytes().all(fits)
+    };
+    let affinity = match raw.split_once(':') {
+        Some(("cookie", name)) if token(name) => Some(Affinity::Cookie(name.to_owned())),
+        Some(("header", name)) if token(name) => Some(Affinity::Header(name.to_ascii_lowercase())),
+        Some(_) | None => None,
+    };
+    if affinity.is_none() {
+        let message = format!("\"{}\" is not a cookie or a field", shorten(raw));
+        let help = "such as \"cookie:session\" or \"header:x-user\"";
+        findings.add(Wrong::at(raw.span(), message).label("not a cookie or a field").help(help));
+    }
+    affinity
 }
 
 /// A host as it stands in a request, lower-cased, without its port (RFC 9110, 7.2; RFC 3986, 3.2.2).
@@ -76,7 +131,8 @@ fn limits(raw: Option<&RawLimits>, findings: &mut Findings) -> GatewayLimits {
     }
 }
 
-fn size(raw: Option<&At<SizeText>>, default: u64, findings: &mut Findings) -> u64 {
+/// A size; the default where it is wrong.
+pub(super) fn size(raw: Option<&At<SizeText>>, default: u64, findings: &mut Findings) -> u64 {
     let Some(raw) = raw else { return default };
     parse_size(raw).unwrap_or_else(|error| {
         let message = format!("\"{}\" is not a size", shorten(raw));

@@ -3,8 +3,13 @@
 
 mod component;
 mod environment;
+mod external;
 mod flow;
 mod gateway;
+mod release;
+mod route;
+mod service;
+mod store;
 mod template;
 
 use crate::error::{Findings, Wrong};
@@ -12,10 +17,19 @@ use crate::raw::{At, DurationText, File};
 use crate::text::parse_duration;
 use model::flow::Flow;
 use model::name::{EnvironmentName, FlowName, NameError, WorkloadName};
-use model::workload::{Configuration, ReleasePolicy};
+use model::workload::{Class, Configuration};
 use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
 use std::time::Duration;
+
+/// The environment that the file is looked at from.
+struct Seen<'n> {
+    name: &'n str,
+    /// Where it is named; empty when the file names none.
+    place: Range<usize>,
+    /// None when it has none; then there is a finding.
+    class: Option<Class>,
+}
 
 /// Checks `file`, the file as the environment called `name` at `place` sees it. None when something was
 /// found, and perhaps for an environment whose fault an earlier one has told of already.
@@ -34,22 +48,29 @@ pub(crate) fn configuration(
         }
     };
     let settings = file.environment.values().next();
-    let class = environment::class(settings, name, place, findings);
+    let class = environment::class(settings, name, place.clone(), findings);
     let listen = environment::listen(settings.and_then(|settings| settings.listen.as_ref()), findings);
-    let services = component::services(&file.component, findings);
-    let gateway = gateway::settings(file, findings);
+    let seen = Seen { name, place, class };
+    let components = component::components(&file.component, &seen, findings);
     let flows = flows(file, findings);
-    let policy = policy(file, findings);
+    let routes = route::routes(file, &flows, findings);
+    let gateway = gateway::settings(file, routes, findings);
+    // Without a class there is a finding already, and only the rest of the table is still looked at.
+    let policy = release::policy(file.release.as_ref(), class.unwrap_or(Class::Production), findings);
+    let notify = release::notify(file.notify.as_ref(), findings);
     findings.is_empty().then_some(())?;
     Some(Configuration {
         workload: workload?,
         environment: environment?,
         class: class?,
         listen,
-        services,
+        services: components.services,
+        stores: components.stores,
+        externals: components.externals,
         gateway: gateway?,
         flows,
         policy,
+        notify,
     })
 }
 
@@ -61,12 +82,6 @@ fn flows(file: &File, findings: &mut Findings) -> BTreeMap<FlowName, Flow> {
         flows.extend(name.zip(flow));
     }
     flows
-}
-
-fn policy(file: &File, findings: &mut Findings) -> ReleasePolicy {
-    let default = ReleasePolicy::default();
-    let keep_old = file.release.as_ref().and_then(|release| release.keep_old.as_ref());
-    ReleasePolicy { keep_old: duration(keep_old, default.keep_old, findings) }
 }
 
 /// A name by its rule.

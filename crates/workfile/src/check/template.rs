@@ -2,10 +2,11 @@
 
 use crate::error::{Findings, Wrong};
 use crate::near::{list, nearest};
-use crate::raw::{At, JsonPathText};
+use crate::raw::{At, JsonPathText, UrlText};
 use crate::shape::shorten;
 use model::flow::JsonPath;
 use model::template::{Template, TemplateError};
+use model::workload::RUN_VALUES;
 use std::ops::{Deref, Range};
 
 /// The values that mean something where a text stands.
@@ -14,12 +15,20 @@ pub(super) struct Known<'k> {
     pub(super) names: Vec<&'k str>,
     /// What a later step saves, and where: for a better message.
     pub(super) later: Vec<(&'k str, Range<usize>)>,
+    /// What could be used elsewhere, and why it cannot be here.
+    pub(super) absent: Option<(&'k str, &'static str)>,
 }
 
 impl<'k> Known<'k> {
     /// Just these names.
     pub(super) fn of(names: &[&'k str]) -> Self {
-        Self { names: names.to_vec(), later: Vec::new() }
+        Self { names: names.to_vec(), later: Vec::new(), absent: None }
+    }
+
+    /// The values of `run` and `env` for what has no port, and why it has none.
+    pub(super) fn without_port(why: &'static str) -> Self {
+        let names = RUN_VALUES.iter().copied().filter(|name| *name != "port").collect();
+        Self { names, later: Vec::new(), absent: Some(("port", why)) }
     }
 }
 
@@ -89,6 +98,10 @@ fn explain(
                     Wrong::at(place, format!("`{{{name}}}` is used before it is saved")).label("used here");
                 return wrong.also(saved.clone(), "saved here").help(help);
             }
+            if let Some((_, why)) = known.absent.filter(|(absent, _)| absent == name) {
+                let message = format!("`{{{name}}}` means nothing here: {why}");
+                return Wrong::at(place, message).label(why).help(help);
+            }
             let near = nearest(name, known.names.iter().copied());
             let label =
                 near.map_or_else(|| "unknown".to_owned(), |near| format!("did you mean `{{{near}}}`?"));
@@ -154,4 +167,133 @@ pub(super) fn field_value(raw: &At<String>, findings: &mut Findings) -> bool {
         findings.add(Wrong::at(raw.span(), "a header's value is one line without control characters"));
     }
     fits
+}
+
+/// An absolute URL of any scheme, which `what` has. None when it is none; then there is a finding.
+pub(super) fn any_url(
+    raw: &At<UrlText>,
+    what: &str,
+    example: &str,
+    findings: &mut Findings,
+) -> Option<String> {
+    if raw.starts_with("secret:") {
+        let message = format!("\"{}\": secrets are not part of this version", shorten(raw));
+        findings.add(Wrong::at(raw.span(), message).label("a secret").help("give the URL itself"));
+        return None;
+    }
+    let wrong = url_fault(raw).map(|fault| {
+        let message = format!("\"{}\" is not a URL: {fault}", shorten(raw));
+        Wrong::at(raw.span(), message).label(format!("of {what}")).help(format!("such as \"{example}\""))
+    });
+    match wrong {
+        None => Some(raw.to_string()),
+        Some(wrong) => {
+            findings.add(wrong);
+            None
+        }
+    }
+}
+
+/// The same for `http` and `https`, with a host and perhaps a port.
+pub(super) fn http_url(
+    raw: &At<UrlText>,
+    what: &str,
+    example: &str,
+    findings: &mut Findings,
+) -> Option<String> {
+    let url = any_url(raw, what, example, findings)?;
+    let fault = http_fault(&url);
+    if let Some(fault) = fault {
+        let message = format!("\"{}\" is not an http URL: {fault}", shorten(raw));
+        let help = format!("such as \"{example}\"");
+        findings.add(Wrong::at(raw.span(), message).label(format!("of {what}")).help(help));
+    }
+    fault.is_none().then_some(url)
+}
+
+/// What keeps a text from being an absolute URL (RFC 3986, 3): a scheme, `//`, and only characters that need not
+/// be percent-encoded.
+fn url_fault(text: &str) -> Option<String> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Some("it has no scheme, such as `http://`".to_owned());
+    };
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(inner) {
+        return Some(format!("`{}` is not a scheme", shorten(scheme)));
+    }
+    if rest.is_empty() {
+        return Some("nothing follows the scheme".to_owned());
+    }
+    let unfit = |c: &char| !c.is_ascii_graphic() || "<>\"{}|\\^`".contains(*c);
+    rest.chars().find(unfit).map(|c| {
+        let encoded: String = c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+        format!("it cannot hold {c:?}, which is written `{encoded}`")
+    })
+}
+
+/// What keeps an absolute URL from being one of `http` or `https` (RFC 9110, 4.2).
+fn http_fault(url: &str) -> Option<&'static str> {
+    let (scheme, rest) = url.split_once("://")?;
+    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return Some("its scheme is neither `http` nor `https`");
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Some("it names a user, which an http URL must not");
+    }
+    // The colons of an IPv6 address stand in brackets.
+    let after_address = authority.rfind(']').map_or(0, |at| at + 1);
+    let (host, port) = match authority[after_address..].split_once(':') {
+        Some((name, port)) => (&authority[..after_address + name.len()], Some(port)),
+        None => (authority, None),
+    };
+    let number = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    if host.is_empty() {
+        return Some("it has no host");
+    }
+    if url.contains('#') {
+        return Some("a fragment is never sent");
+    }
+    port.is_some_and(|port| !number(port)).then_some("its port is not a number up to 65535")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_a_scheme_and_only_what_may_stand_in_one() {
+        for good in
+            ["postgres://u:p@h:5432/db", "http://a", "redis+tls://[::1]:1/0?a=b", "mysql://h1:1,h2:2/x%20y"]
+        {
+            assert_eq!(url_fault(good), None, "{good}");
+        }
+        for bad in
+            ["", "host", "host:80", "://x", "1x://h", "http://", "http://a b", "http://é", "x://{data}"]
+        {
+            assert!(url_fault(bad).is_some(), "{bad:?} was taken for a URL");
+        }
+    }
+
+    #[test]
+    fn an_http_url_has_a_host_and_perhaps_a_port() {
+        for good in
+            ["http://a", "https://a.example/b?c=d", "HTTP://a:80/", "http://[::1]:8080/x", "http://[::1]"]
+        {
+            assert_eq!(http_fault(good), None, "{good}");
+        }
+        let bad = [
+            "ftp://a",
+            "http:///a",
+            "http://:80/",
+            "http://a:x",
+            "http://a:65536",
+            "http://a:/",
+            "http://u@a",
+            "http://a/#b",
+        ];
+        for bad in bad {
+            assert!(http_fault(bad).is_some(), "{bad:?} was taken for an http URL");
+        }
+    }
 }

@@ -1,27 +1,27 @@
 //! The file as typed. Each type is one table of the file; its documentation and attributes are the source of
 //! the JSON Schema, of the table of keys and of the check of shapes, so that none of them can drift.
 
+mod component;
+mod release;
 mod value;
 
 use crate::text::{show_duration, show_share, show_size};
 use model::flow::Objective as ObjectiveDefault;
-use model::workload::{GatewayLimits as GatewayDefault, ReleasePolicy};
+use model::workload::GatewayLimits as GatewayDefault;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::time::Duration;
 
+pub(crate) use component::{
+    Component, DRAIN_TIMEOUT, HOOK_TIMEOUT, INSTANCES_LIMIT, Limits, MEMORY_LEAST, READY_TIMEOUT, Ready,
+    Sandbox, StoreName,
+};
+pub(crate) use release::{Notify, OnInconclusive, Release};
 pub(crate) use value::{
-    Address, At, DurationText, HeaderName, Host, Ip, Json, JsonPathText, Name, PathText, ShareText, SizeText,
-    ValueName, Variable,
+    Address, AffinityText, At, DurationText, HeaderName, Host, Ip, Json, JsonPathText, Name, PathText,
+    RouteText, SchemaText, ShareText, SizeText, UrlText, ValueName, Variable,
 };
 
-/// The most instances of one service.
-pub(crate) const INSTANCES_LIMIT: u32 = 64;
-/// How long a service may take to become ready when the file does not say.
-pub(crate) const READY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a service may drain when the file does not say.
-pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where the gateway of an environment listens when the file does not say.
 pub(crate) const LISTEN: &str = "127.0.0.1:8080";
 
@@ -35,12 +35,18 @@ pub(crate) type Table<K, V> = BTreeMap<At<K>, V>;
 pub(crate) struct File {
     /// The workload as a whole: its name.
     pub(crate) workload: Workload,
-    /// What the workload is made of, by name: services, which every release creates anew. At least one.
+    /// What the workload is made of, by name. At least one. A component is a service (it has `run`; every
+    /// release creates it anew), a store (`store` or `url`; one for the environment, it outlives releases) or an
+    /// external (`external`; other people run it).
     #[serde(default)]
     #[schemars(schema_with = "components")]
     pub(crate) component: Table<Name, Component>,
     /// What the gateway does with requests.
     pub(crate) gateway: Option<Gateway>,
+    /// What requests are told apart by, by method and path such as `"GET /api/products/**"`: `*` stands for one
+    /// segment, `**` at the end for any that follow, also none. The steps of flows that no route here fits are routes too.
+    #[serde(default)]
+    pub(crate) route: Table<RouteText, Route>,
     /// What users do, by name: journeys that releases are proven with.
     #[serde(default)]
     pub(crate) flow: Table<Name, Flow>,
@@ -49,18 +55,18 @@ pub(crate) struct File {
     pub(crate) environment: Table<Name, Environment>,
     /// How a release travels.
     pub(crate) release: Option<Release>,
+    /// Who is told when the state of a release changes.
+    pub(crate) notify: Option<Notify>,
 }
 
-/// The components of the file itself are complete; those of an environment only override.
+/// At least one. What a component is may be left to its environments: a file in one, a server in another.
 fn components(generator: &mut SchemaGenerator) -> Schema {
     let component = generator.subschema_for::<Component>();
-    let mut complete = component;
-    complete.insert("required".to_owned(), serde_json::json!(["run"]));
     let name = Name::json_schema(generator);
     let pattern = name.get("pattern").and_then(serde_json::Value::as_str).unwrap_or_default();
     json_schema!({
         "type": "object",
-        "patternProperties": { pattern: complete },
+        "patternProperties": { pattern: component },
         "additionalProperties": false,
         "minProperties": 1,
     })
@@ -74,66 +80,11 @@ pub(crate) struct Workload {
     pub(crate) name: At<Name>,
 }
 
-/// A service.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Component {
-    /// Program and arguments; no shell. It runs in its artifact and must listen on `{port}` of 127.0.0.1,
-    /// which is also in the variable `PORT`. Values in braces are filled in.
-    #[schemars(length(min = 1))]
-    pub(crate) run: Option<At<Vec<At<String>>>>,
-    /// The file or folder with the service's files, relative to the workload file. A release may be given
-    /// another.
-    #[schemars(extend("default" = "."))]
-    pub(crate) artifact: Option<At<String>>,
-    /// How many instances run.
-    #[schemars(range(min = 1, max = INSTANCES_LIMIT), extend("default" = 1))]
-    pub(crate) instances: Option<u32>,
-    /// Components that are ready before this one starts.
-    #[schemars(extend("default" = []))]
-    pub(crate) needs: Option<Vec<At<Name>>>,
-    /// The variable by which components that need this one get its address, `http://127.0.0.1:PORT`.
-    #[serde(rename = "as")]
-    pub(crate) address_as: Option<At<Variable>>,
-    /// Environment variables. Values in braces are filled in.
-    #[serde(default)]
-    #[schemars(extend("default" = {}))]
-    pub(crate) env: Table<Variable, At<String>>,
-    /// When an instance may get requests.
-    pub(crate) ready: Option<Ready>,
-    /// What an instance may use.
-    pub(crate) limits: Option<Limits>,
-    /// How long requests in flight may take to end before an instance is told to stop, and again how long it may
-    /// take to stop before it is killed.
-    #[schemars(extend("default" = show_duration(DRAIN_TIMEOUT)))]
-    pub(crate) drain_timeout: Option<At<DurationText>>,
-}
-
-/// When an instance may get requests.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Ready {
-    /// The path that must answer 2xx or 3xx. Without it any HTTP answer to `GET /` counts.
-    pub(crate) get: Option<At<PathText>>,
-    /// How long an instance may take from its start.
-    #[schemars(extend("default" = show_duration(READY_TIMEOUT)))]
-    pub(crate) timeout: Option<At<DurationText>>,
-}
-
-/// What an instance may use.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Limits {
-    /// Files and sockets open at once (RLIMIT_NOFILE). Without it the limit of the caller holds.
-    #[schemars(range(min = 16, max = 1_048_576))]
-    pub(crate) open_files: Option<u64>,
-}
-
 /// What the gateway does with requests.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Gateway {
-    /// The component that gets the requests. It can be left out when there is only one.
+    /// The service that gets the requests. It can be left out when only one answers HTTP.
     pub(crate) default: Option<At<Name>>,
     /// The hosts that requests may be for; others get 421. Empty: any.
     #[schemars(extend("default" = []))]
@@ -141,8 +92,20 @@ pub(crate) struct Gateway {
     /// One JSON line per request in `logs/access.log`.
     #[schemars(extend("default" = true))]
     pub(crate) access_log: Option<bool>,
+    /// What keeps a user on one stamp while a release shifts: `"cookie:NAME"`, a cookie of the service's, or
+    /// `"header:name"`, a field of the request. Without it, and for requests that have neither, the gateway sets a
+    /// cookie of its own, at no other time.
+    pub(crate) affinity: Option<At<AffinityText>>,
     /// The limits of a request.
     pub(crate) limits: Option<GatewayLimits>,
+}
+
+/// What is known of the requests of one method and path.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Route {
+    /// What it must meet, with the keys of `flow.<name>.objective`. Without it: what the flows must meet whose steps it fits, the strictest of each.
+    pub(crate) objective: Option<Objective>,
 }
 
 /// The limits of a request.
@@ -186,7 +149,7 @@ pub(crate) struct Flow {
     pub(crate) step: Vec<At<Step>>,
 }
 
-/// What a flow must meet.
+/// What a flow or route must meet.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Objective {
@@ -282,6 +245,16 @@ pub(crate) struct Environment {
     /// Overrides: the keys of `gateway`. Tables merge, anything else replaces.
     #[expect(dead_code, reason = "merged with the file's own before it is read; here it gives the shape")]
     pub(crate) gateway: Option<Gateway>,
+    /// Overrides and additions: routes, as in `route`. Tables merge, anything else replaces.
+    #[serde(default)]
+    #[expect(dead_code, reason = "merged with the file's own before it is read; here it gives the shape")]
+    pub(crate) route: Table<RouteText, Route>,
+    /// Overrides: the keys of `release`. Tables merge, anything else replaces.
+    #[expect(dead_code, reason = "merged with the file's own before it is read; here it gives the shape")]
+    pub(crate) release: Option<Release>,
+    /// Overrides: the keys of `notify`. Tables merge, anything else replaces.
+    #[expect(dead_code, reason = "merged with the file's own before it is read; here it gives the shape")]
+    pub(crate) notify: Option<Notify>,
 }
 
 /// What an environment must fulfil.
@@ -308,13 +281,4 @@ pub(crate) struct Listen {
     /// Proxies whose `Forwarded` and `X-Forwarded-*` headers are believed.
     #[schemars(extend("default" = []))]
     pub(crate) trusted_proxies: Option<Vec<At<Ip>>>,
-}
-
-/// How a release travels.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Release {
-    /// How long the old stamp stays warm after a promotion.
-    #[schemars(extend("default" = show_duration(ReleasePolicy::default().keep_old)))]
-    pub(crate) keep_old: Option<At<DurationText>>,
 }

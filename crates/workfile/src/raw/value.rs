@@ -155,6 +155,35 @@ text!(
     "shop.example"
 );
 
+text!(
+    /// A method and a path pattern.
+    RouteText,
+    "route",
+    r"^(GET|HEAD|OPTIONS|POST|PUT|PATCH|DELETE) /[^{}?#\s]*$",
+    "GET /api/products/*"
+);
+text!(
+    /// A cookie or a field that tells users apart.
+    AffinityText,
+    "cookie or field",
+    "^(cookie:[!#$%&'*+.^_`|~0-9A-Za-z-]+|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+)$",
+    "cookie:session"
+);
+text!(
+    /// An absolute URL.
+    UrlText,
+    "URL",
+    "^[A-Za-z][A-Za-z0-9+.-]*:",
+    "http://127.0.0.1:9000"
+);
+text!(
+    /// A version of a schema, or two with all between.
+    SchemaText,
+    "version range",
+    "^[0-9]+(-[0-9]+)?$",
+    "2-3"
+);
+
 /// A JSON value as far as TOML can write it: without null.
 #[derive(Debug)]
 pub(crate) enum Json {

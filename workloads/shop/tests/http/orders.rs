@@ -1,11 +1,11 @@
+#![expect(clippy::unwrap_used, reason = "these are the bodies of tests, which a macro names")]
+
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::running::{Data, Running, order, send};
+use crate::running::{Data, Running, on_each_database, order, send};
 
-#[tokio::test]
-async fn an_order_is_taken_and_found_again() {
-    let data = Data::new();
+async fn an_order_is_taken_and_found_again(data: Data) {
     let shop = Running::start(&data);
     let price = |sku: &str| {
         let path = format!("/api/products/{sku}");
@@ -39,9 +39,7 @@ async fn an_order_is_taken_and_found_again() {
     assert_eq!(shop.count_orders().await, 1);
 }
 
-#[tokio::test]
-async fn what_is_not_there_is_not_found() {
-    let data = Data::new();
+async fn what_is_not_there_is_not_found(data: Data) {
     let shop = Running::start(&data);
     assert_eq!(shop.count_orders().await, 0);
     assert_eq!(shop.get("/api/orders?ref=none").await.json(), json!({ "items": [] }));
@@ -51,9 +49,7 @@ async fn what_is_not_there_is_not_found() {
     }
 }
 
-#[tokio::test]
-async fn the_same_reference_twice_is_two_orders() {
-    let data = Data::new();
+async fn the_same_reference_twice_is_two_orders(data: Data) {
     let shop = Running::start(&data);
     let wish = order("twice", "SHOE-00001", 1);
     let (first, second) = (shop.post_order(&wish).await.json(), shop.post_order(&wish).await.json());
@@ -61,9 +57,7 @@ async fn the_same_reference_twice_is_two_orders() {
     assert_eq!(shop.get("/api/orders?ref=twice").await.json(), json!({ "items": [first, second] }));
 }
 
-#[tokio::test]
-async fn a_wrong_order_is_refused_with_its_field_and_changes_nothing() {
-    let data = Data::new();
+async fn a_wrong_order_is_refused_with_its_field_and_changes_nothing(data: Data) {
     let shop = Running::start(&data);
     let line = json!({ "sku": "SHOE-00001", "quantity": 1 });
     let table = [
@@ -87,9 +81,7 @@ async fn a_wrong_order_is_refused_with_its_field_and_changes_nothing() {
     assert_eq!(shop.get("/api/products/SHOE-00001").await.json()["stock"], 1_000_000);
 }
 
-#[tokio::test]
-async fn what_is_not_json_is_400_and_what_is_too_large_413() {
-    let data = Data::new();
+async fn what_is_not_json_is_400_and_what_is_too_large_413(data: Data) {
     let shop = Running::start(&data);
     for body in ["", "{", "customer=ada", "{\"customer\":\"\u{0}\"}"] {
         send(shop.address(), "POST", "/api/orders", &[], body).await.problem(400);
@@ -102,9 +94,7 @@ async fn what_is_not_json_is_400_and_what_is_too_large_413() {
     assert_eq!(shop.count_orders().await, 1);
 }
 
-#[tokio::test]
-async fn a_key_brings_the_first_order_back() {
-    let data = Data::new();
+async fn a_key_brings_the_first_order_back(data: Data) {
     let shop = Running::start(&data);
     let wish = order("once", "SHOE-00001", 3);
     let first = shop.post_order_with_key(&wish, "k1").await;
@@ -125,28 +115,22 @@ async fn a_key_brings_the_first_order_back() {
     assert_eq!(shop.get("/api/products/SHOE-00001").await.json()["stock"], 1_000_000 - 6);
 }
 
-#[tokio::test]
-async fn a_key_brings_its_order_back_after_the_stock_is_gone() {
-    let data = Data::new();
+async fn a_key_brings_its_order_back_after_the_stock_is_gone(data: Data) {
     let shop = Running::start(&data);
-    data.database().execute("UPDATE products SET stock = 1 WHERE sku = 'SHOE-00001'", ()).unwrap();
+    data.run("UPDATE products SET stock = 1 WHERE sku = 'SHOE-00001'").await;
     let wish = order("last", "SHOE-00001", 1);
     let first = shop.post_order_with_key(&wish, "k").await;
     shop.post_order(&wish).await.problem(409);
     assert_eq!(shop.post_order_with_key(&wish, "k").await.body, first.body);
 }
 
-#[tokio::test]
-async fn a_refused_order_does_not_use_up_its_key() {
-    let data = Data::new();
+async fn a_refused_order_does_not_use_up_its_key(data: Data) {
     let shop = Running::start(&data);
     shop.post_order_with_key(&order("r", "SHOE-0", 1), "k").await.problem(422);
     assert_eq!(shop.post_order_with_key(&order("r", "SHOE-00001", 1), "k").await.status, 201);
 }
 
-#[tokio::test]
-async fn a_key_is_one_header_of_limited_length() {
-    let data = Data::new();
+async fn a_key_is_one_header_of_limited_length(data: Data) {
     let shop = Running::start(&data);
     let body = order("r", "SHOE-00001", 1).to_string();
     let (long, longest) = ("k".repeat(256), "k".repeat(255));
@@ -176,9 +160,7 @@ async fn all_at_once(
     asking.join_all().await
 }
 
-#[tokio::test]
-async fn one_key_from_eight_connections_and_two_processes_is_one_order() {
-    let data = Data::new();
+async fn one_key_from_eight_connections_and_two_processes_is_one_order(data: Data) {
     let (one, two) = (Running::start(&data), Running::start_release(&data, "v2"));
     let answers = all_at_once(&[&one, &two], 8, Some("k"), &order("once", "SHOE-00001", 1)).await;
     let replays =
@@ -192,11 +174,9 @@ async fn one_key_from_eight_connections_and_two_processes_is_one_order() {
     assert_eq!(two.get("/api/products/SHOE-00001").await.json()["stock"], 999_999);
 }
 
-#[tokio::test]
-async fn stock_is_never_sold_twice() {
-    let data = Data::new();
+async fn stock_is_never_sold_twice(data: Data) {
     let (one, two) = (Running::start(&data), Running::start(&data));
-    data.database().execute("UPDATE products SET stock = 11 WHERE sku = 'SHOE-00001'", ()).unwrap();
+    data.run("UPDATE products SET stock = 11 WHERE sku = 'SHOE-00001'").await;
     let answers = all_at_once(&[&one, &two], 16, None, &order("rush", "SHOE-00001", 2)).await;
     let sold = answers.iter().filter(|answer| answer.status == 201).count();
     assert_eq!(sold, 5);
@@ -208,13 +188,79 @@ async fn stock_is_never_sold_twice() {
     assert_eq!(one.get("/api/products/SHOE-00001").await.json()["stock"], 1);
 }
 
-#[tokio::test]
-async fn an_order_is_taken_whole_or_not_at_all() {
-    let data = Data::new();
+async fn an_order_is_taken_whole_or_not_at_all(data: Data) {
     let shop = Running::start(&data);
-    data.database().execute("UPDATE products SET stock = 0 WHERE sku = 'SHOE-00002'", ()).unwrap();
+    data.run("UPDATE products SET stock = 0 WHERE sku = 'SHOE-00002'").await;
     let items = json!([{ "sku": "SHOE-00001", "quantity": 1 }, { "sku": "SHOE-00002", "quantity": 1 }]);
     shop.post_order(&json!({ "customer": "ada", "ref": "r", "items": items })).await.problem(409);
     assert_eq!(shop.get("/api/products/SHOE-00001").await.json()["stock"], 1_000_000);
     assert_eq!(shop.count_orders().await, 0);
+}
+
+async fn cancelling_gives_the_pieces_back_once(data: Data) {
+    let shop = Running::start(&data);
+    let items = json!([{ "sku": "SHOE-00002", "quantity": 2 }, { "sku": "SHOE-00001", "quantity": 1 }]);
+    let wish = json!({ "customer": "ada", "ref": "r", "items": items });
+    let kept = shop.post_order(&wish).await.json();
+    let gone = shop.post_order_with_key(&wish, "k").await.json();
+    let path = format!("/api/orders/{}", gone["id"]);
+    for _ in 0..2 {
+        let answer = send(shop.address(), "DELETE", &path, &[], "").await;
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (204, 0), "{answer:?}");
+    }
+    assert_eq!(shop.get("/api/products/SHOE-00002").await.json()["stock"], 1_000_000 - 2);
+    assert_eq!(shop.get("/api/products/SHOE-00001").await.json()["stock"], 1_000_000 - 1);
+    shop.get(&path).await.problem(404);
+    assert_eq!(shop.get("/api/orders?ref=r").await.json(), json!({ "items": [kept] }));
+    assert_eq!(shop.count_orders().await, 1);
+    // Its key does not bring it back to life, and nobody else gets it.
+    shop.post_order_with_key(&wish, "k").await.problem(409);
+    assert_eq!(shop.count_orders().await, 1);
+    for id in ["99999", "x", "-1"] {
+        send(shop.address(), "DELETE", &format!("/api/orders/{id}"), &[], "").await.problem(404);
+    }
+}
+
+async fn orders_of_the_same_products_in_any_order_are_all_taken(data: Data) {
+    let (one, two) = (Running::start(&data), Running::start_release(&data, "v2"));
+    let mut asking = JoinSet::new();
+    for number in 0..60 {
+        let (a, b) =
+            if number % 2 == 0 { ("SHOE-00001", "SHOE-00002") } else { ("SHOE-00002", "SHOE-00001") };
+        let items = json!([{ "sku": a, "quantity": 1 }, { "sku": b, "quantity": 1 }]);
+        let wish = json!({ "customer": "ada", "ref": "r", "items": items }).to_string();
+        let address = if number % 3 == 0 { one.address() } else { two.address() };
+        asking.spawn(async move { send(address, "POST", "/api/orders", &[], wish).await });
+    }
+    let answers = asking.join_all().await;
+    let taken = answers.iter().filter(|answer| answer.status == 201).count();
+    assert_eq!(taken, 60, "{answers:?}");
+    assert_eq!(one.get("/api/products/SHOE-00002").await.json()["stock"], 1_000_000 - 60);
+}
+
+async fn no_text_with_a_nul_is_taken_or_found(data: Data) {
+    let shop = Running::start(&data);
+    let mut wish = order("r", "SHOE-00001", 1);
+    wish["customer"] = json!("a\0b");
+    assert_eq!(shop.post_order(&wish).await.problem(422)["field"], "customer");
+    shop.get("/api/products/a%00b").await.problem(404);
+    assert_eq!(shop.get("/api/orders?ref=a%00b").await.json(), json!({ "items": [] }));
+}
+
+on_each_database! {
+    cancelling_gives_the_pieces_back_once,
+    orders_of_the_same_products_in_any_order_are_all_taken,
+    no_text_with_a_nul_is_taken_or_found,
+    an_order_is_taken_and_found_again,
+    what_is_not_there_is_not_found,
+    the_same_reference_twice_is_two_orders,
+    a_wrong_order_is_refused_with_its_field_and_changes_nothing,
+    what_is_not_json_is_400_and_what_is_too_large_413,
+    a_key_brings_the_first_order_back,
+    a_key_brings_its_order_back_after_the_stock_is_gone,
+    a_refused_order_does_not_use_up_its_key,
+    a_key_is_one_header_of_limited_length,
+    one_key_from_eight_connections_and_two_processes_is_one_order,
+    stock_is_never_sold_twice,
+    an_order_is_taken_whole_or_not_at_all,
 }

@@ -18,45 +18,120 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::server::Server;
+
 /// Long enough for anything on a busy machine; reaching it is a failure.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A data folder that is removed at the end.
-pub(crate) struct Data(TempDir);
+/// A database of its own for one test, and a folder; both are gone at the end.
+pub(crate) struct Data {
+    // Stopped before its folder is removed.
+    server: Option<Server>,
+    folder: TempDir,
+}
 
 impl Data {
+    /// A SQLite file.
     pub(crate) fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary folder"))
+        Self { server: None, folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    /// A PostgreSQL server; `None`, and a line that says so, when none is installed.
+    pub(crate) fn postgres() -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let server = Server::start()?;
+        Some(Self { server: Some(server), folder })
     }
 
     /// The folder named to the shop; it does not exist at first.
     pub(crate) fn folder(&self) -> PathBuf {
-        self.0.path().join("data")
+        self.folder.path().join("data")
     }
 
     /// An empty folder to start the shop in.
     pub(crate) fn working_folder(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
     }
 
-    /// The database itself, for arranging what no customer can.
+    pub(crate) fn server(&mut self) -> &mut Server {
+        self.server.as_mut().expect("a test of PostgreSQL")
+    }
+
+    /// The SQLite database itself, for arranging what no customer can.
     pub(crate) fn database(&self) -> Connection {
         let path = self.folder().join("shop.db");
         Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE).expect("the database")
     }
+
+    /// Runs statements on the database itself, of either kind.
+    pub(crate) async fn run(&self, sql: &str) {
+        match &self.server {
+            None => self.database().execute_batch(sql).expect("a statement"),
+            Some(server) => server.client().await.batch_execute(sql).await.expect("a statement"),
+        }
+    }
+
+    /// The one text that a statement finds in the database itself.
+    pub(crate) async fn text(&self, sql: &str) -> String {
+        match &self.server {
+            None => self.database().query_row(sql, (), |row| row.get(0)).expect("a row"),
+            Some(server) => {
+                let row = server.client().await.query_one(sql, &[]).await.expect("a row");
+                row.get(0)
+            }
+        }
+    }
+
+    /// Runs the program to its end.
+    pub(crate) fn shop(&self, args: &[&str]) -> std::process::Output {
+        named(self, command(self)).args(args).output().expect("the shop runs")
+    }
 }
+
+/// Runs each test on SQLite and on PostgreSQL.
+macro_rules! on_each_database {
+    ($($test:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(crate::running::Data::new()).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(data) = crate::running::Data::postgres() {
+                    super::$test(data).await;
+                }
+            })*
+        }
+    };
+}
+pub(crate) use on_each_database;
 
 /// The program, in an empty working folder and with none of its variables set.
 pub(crate) fn command(data: &Data) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shop"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("SHOP_") || ["PORT", "DATABASE_URL", "MAIL_OUTBOX"].contains(&name.as_ref()) {
+            command.env_remove(name.as_ref());
+        }
+    }
     command
         .current_dir(data.working_folder())
-        .env_remove("PORT")
-        .env_remove("SHOP_DATA")
-        .env_remove("SHOP_ERROR_EVERY")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    command
+}
+
+/// `command` with the variables that name the database.
+pub(crate) fn named(data: &Data, mut command: Command) -> Command {
+    command.env("SHOP_DATA", data.folder());
+    if let Some(server) = &data.server {
+        command.env("DATABASE_URL", server.url());
+    }
     command
 }
 
@@ -74,8 +149,13 @@ impl Running {
     }
 
     pub(crate) fn start_release(data: &Data, release: &str) -> Self {
-        let mut command = command(data);
-        command.args(["serve", "--port", "0", "--release", release, "--data"]).arg(data.folder());
+        Self::start_with(data, release, &[])
+    }
+
+    /// Starts a release with more arguments.
+    pub(crate) fn start_with(data: &Data, release: &str, args: &[&str]) -> Self {
+        let mut command = named(data, command(data));
+        command.args(["serve", "--port", "0", "--release", release]).args(args);
         let mut running = Self::spawn(command);
         running.wait_until_listening();
         running
@@ -121,6 +201,17 @@ impl Running {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process lives").count()
     }
 
+    /// Memory it holds, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it lives");
+        let held = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says so");
+        held.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How often its main thread has gone to sleep by itself so far.
     pub(crate) fn pauses(&mut self) -> u64 {
         let ended = self.child.try_wait().expect("it is our child");
@@ -133,6 +224,10 @@ impl Running {
     pub(crate) fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the process is ours");
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_some()
     }
 
     pub(crate) async fn wait_for_exit(&mut self) -> ExitStatus {
