@@ -22,6 +22,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 /// How often the gateway is asked whether its guard has tripped.
 const TRIPPED_LOOK: Duration = Duration::from_millis(50);
+/// A count this much before the end of a step is one to its end.
+const COUNT_SLACK: Duration = Duration::from_millis(100);
 /// The share of its memory limit from which on an instance is about to fail.
 const MEMORY_SHARE: f64 = 0.9;
 /// The most checks that are recorded with a decision; what is left out is said.
@@ -56,6 +58,7 @@ impl Gate {
         tokio::pin!(crashed);
         let mut topped_up = false;
         loop {
+            let mut counted = false;
             tokio::select! {
                 text = &mut crashed => return self.crash(text),
                 _ = look.tick() => {
@@ -64,7 +67,10 @@ impl Gate {
                     }
                 }
                 increment = increments.recv() => match increment {
-                    Ok(increment) => self.take(&increment),
+                    Ok(increment) => {
+                        self.take(&increment);
+                        counted = true;
+                    }
                     // The seconds that were missed are missing on both sides.
                     Err(broadcast::error::RecvError::Lagged(_)) => {}
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
@@ -73,8 +79,10 @@ impl Gate {
             if let Some(outcome) = self.against() {
                 return outcome;
             }
+            // A step that is over is decided with what was counted to its end.
             let now = Instant::now();
-            if now < ends {
+            let over = counted && now + COUNT_SLACK >= ends;
+            if !over && now < patience {
                 continue;
             }
             match self.lacking() {

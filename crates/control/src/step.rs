@@ -167,7 +167,7 @@ impl Agent {
             let want = match machine::runs(&state, side) {
                 true => Want::Run,
                 // What a killed agent was stopping is found again, drained and stopped by this one.
-                false if !state.is_final() => Want::Keep,
+                false if machine::stops(&state, side) => Want::Keep,
                 false => continue,
             };
             let Some(release) = self.release_of(id).await? else { continue };

@@ -1,84 +1,14 @@
 //! The processes of an environment are killed, and users notice nothing.
 
-use serde_json::Value;
-use testkit::{Environment, Users, get, wait_until};
+mod stage;
 
-const MAINSTAY: &str = env!("CARGO_BIN_EXE_mainstay");
+use serde_json::Value;
+use stage::{MAINSTAY, agent_was_killed, assert_settled, kill, release, serving};
+use testkit::{Environment, Users, get, wait_until};
 
 /// A shop with two instances, up and serving v1.
 fn shop(crash_at: Option<&str>) -> Environment {
-    let mut environment = Environment::new(MAINSTAY, "here");
-    let address = environment.address;
-    environment.write(
-        "mainstay.toml",
-        &format!(
-            r#"
-            [workload]
-            name = "shop"
-            [component.shop]
-            run           = ["{MAINSTAY}", "demo-shop", "serve", "--port", "{{port}}", "--data", "{{data}}"]
-            artifact      = "v1"
-            instances     = 2
-            ready         = {{ get = "/readyz", timeout = "3s" }}
-            drain_timeout = "2s"
-            [flow.order]
-            [[flow.order.step]]
-            get    = "/api/products?page=1"
-            save   = {{ sku = "$.items[0].sku" }}
-            [[flow.order.step]]
-            post   = "/api/orders"
-            json   = {{ customer = "c", ref = "{{uuid}}", items = [{{ sku = "{{sku}}", quantity = 1 }}] }}
-            expect = {{ status = 201 }}
-            [environment.here]
-            class  = "staging"
-            listen = {{ http = "{address}" }}
-            [release]
-            keep_old = "1h"
-            "#
-        ),
-    );
-    for release in ["v1", "v2", "v3-broken", "v3-errors"] {
-        environment.write(&format!("{release}/release"), release);
-    }
-    if let Some(point) = crash_at {
-        environment.variable("MAINSTAY_CRASH_AT", point);
-    }
-    environment.mainstay(&["up", "here"]).ok();
-    environment
-}
-
-fn release(environment: &Environment, artifact: &str) -> testkit::Ran {
-    environment.mainstay(&["--json", "release", "here", "--artifact", artifact, "--name", artifact])
-}
-
-/// The version of the shop that answers users.
-fn serving(environment: &Environment) -> String {
-    let answer = get(environment.address, "/healthz").expect("somebody serves");
-    let line = answer.head.lines().find(|line| line.to_lowercase().starts_with("x-shop-release:"));
-    line.expect("the shop says its release").split_once(": ").expect("a header").1.to_owned()
-}
-
-/// What holds whenever nothing is under way: one active stamp, known to the agent and to the gateway, ready,
-/// and no other stamp but one that is kept.
-fn assert_settled(environment: &Environment) -> Value {
-    wait_until("the environment settles", || {
-        let status = environment.status()?;
-        let stamps = status["stamps"].as_array()?;
-        let active = stamps.iter().filter(|stamp| stamp["role"] == "active").count();
-        let others = stamps.iter().filter(|stamp| stamp["role"] != "active");
-        let settled = active == 1
-            && others.into_iter().all(|stamp| stamp["role"] == "previous")
-            && status["active_ready"] == true
-            && status["gateway"]["active"] == status["active"]
-            && status["gateway"]["candidate"].is_null();
-        settled.then_some(status)
-    })
-}
-
-/// Whether the agent that was to crash has done so.
-fn agent_was_killed(environment: &Environment) -> bool {
-    let log = environment.state().join("logs/keeper.log");
-    std::fs::read_to_string(log).is_ok_and(|log| log.contains("the agent (pid") && log.contains("signal: 9"))
+    stage::shop(&stage::Shop { crash_at, ..stage::Shop::plain() })
 }
 
 /// A release of v2 with an agent killed at `moment` of `state`.
@@ -184,12 +114,6 @@ fn agent_killed_at_taking_back() {
         users.all_were_served();
         assert_eq!(serving(&environment), "v1", "{moment}");
     }
-}
-
-fn kill(pid: &Value) {
-    let pid = pid.as_u64().expect("a process").to_string();
-    let killed = std::process::Command::new("kill").args(["-9", &pid]).status().expect("kill can be run");
-    assert!(killed.success());
 }
 
 #[test]

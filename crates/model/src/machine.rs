@@ -19,7 +19,7 @@ mod reason;
 
 pub use conduct::{
     Action, Order, SCHEMA_SMOKE_LIMIT, Side, actions, deadline, falls_back, offers, order, runs, serving,
-    weight, workers,
+    stops, weight, workers,
 };
 pub use conduct::{DEADLINE_SLACK, RESOLVE_LIMIT, SMOKE_LIMIT, SWITCH_LIMIT};
 pub use reason::{Reason, ReasonKind};

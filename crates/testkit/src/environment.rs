@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -26,7 +26,30 @@ pub struct Ran {
     pub stderr: String,
 }
 
+/// A command that runs.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl Running {
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it cannot be waited for.
+    pub fn wait(self) -> Ran {
+        Ran::of(&self.0.wait_with_output().expect("it can be waited for"))
+    }
+}
+
 impl Ran {
+    fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+
     /// The last line of standard output as JSON.
     ///
     /// # Panics
@@ -101,13 +124,7 @@ impl Environment {
 
     /// Runs mainstay in the temporary folder, with `--state`.
     pub fn mainstay(&self, arguments: &[&str]) -> Ran {
-        let output = self.command(arguments).output().expect("mainstay can be run");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ran {
-            code: output.status.code().unwrap_or(-1),
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        }
+        Ran::of(&self.command(arguments).output().expect("mainstay can be run"))
     }
 
     /// The same, not started yet.
@@ -117,6 +134,16 @@ impl Environment {
         command.current_dir(self.folder()).stdin(Stdio::null());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// Runs mainstay and goes on meanwhile.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    pub fn mainstay_later(&self, arguments: &[&str]) -> Running {
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running(command.spawn().expect("mainstay can be run"))
     }
 
     /// `mainstay status --json`; none while no agent answers.

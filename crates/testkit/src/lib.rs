@@ -8,7 +8,7 @@ mod environment;
 
 mod users;
 
-pub use environment::{Environment, Ran};
+pub use environment::{Environment, Ran, Running};
 pub use users::{Answer, Users, get};
 
 use std::time::{Duration, Instant};

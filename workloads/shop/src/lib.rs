@@ -1,12 +1,13 @@
-//! A small web shop: 10,000 shoes, orders, one SQLite file.
+//! A small web shop: 10,000 shoes and their orders, in SQLite or PostgreSQL.
 //!
-//! What lives here: the catalogue, the orders, their database and the HTTP routes over them, and four
-//! releases of it all (`release`), two of which are broken on purpose so that whatever deploys the shop can
-//! be seen to notice.
+//! What lives here: the catalogue, the orders, their database and its migrations (`database`), the HTTP routes
+//! (`http` for programs, `web` for people), a worker (`mailer`), two small services beside the shop
+//! (`payments`, `shipping`), and ten releases of it all (`release`), most of which are broken on purpose
+//! (`failings`) so that whatever deploys the shop can be seen to notice.
 //!
 //! What must never live here: anything about what runs the shop, what stands in front of it or how it is
 //! deployed. It is an ordinary service that can be started by hand and asked with `curl`. Several processes
-//! of it, of different releases, may use one data folder at the same time.
+//! of it, of different releases, may use one database at the same time.
 
 mod catalog;
 mod clock;

@@ -248,8 +248,9 @@ fn what_is_in_flight_when_the_guard_trips_is_left_alone_and_what_is_not_sent_goe
         assert_eq!(preview(&gateway, "mainstay-stamp: candidate\r\nmainstay-instance: 1\r\n").status, 500);
     }
     assert_eq!(gateway.state().watched.unwrap().tripped, Some(Tripped::Errors));
-    // Room at last: the connection comes about, too late.
+    // Room at last: the connection comes about, too late. Nobody would answer on it.
     drop(fill);
+    std::thread::spawn(move || full.incoming().collect::<Vec<_>>());
     let unsent = unsent.answer();
     assert_eq!((unsent.status, unsent.text(), active.count()), (200, "active", 1));
     go.send(()).unwrap();

@@ -226,6 +226,22 @@ pub fn runs(state: &State, side: Side) -> bool {
     }
 }
 
+/// Whether the instances of `side` are drained and stopped in `state`.
+pub fn stops(state: &State, side: Side) -> bool {
+    actions(state).iter().any(|action| match action {
+        Action::StopOld => side == Side::Old,
+        Action::StopCandidate => side == Side::Candidate,
+        Action::Resolve
+        | Action::Expand
+        | Action::StartCandidate
+        | Action::SmokeCandidate
+        | Action::WarmCandidate
+        | Action::Route
+        | Action::Judge
+        | Action::Contract => false,
+    })
+}
+
 /// How long artifacts may take to be stored.
 pub const RESOLVE_LIMIT: Duration = Duration::from_secs(600);
 /// How long smoke may take on each instance.

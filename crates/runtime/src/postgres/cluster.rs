@@ -70,7 +70,7 @@ impl Cluster {
         if self.read_password().is_err() {
             let secrets = self.password.parent().expect("the file is in a folder of the state folder");
             make_folder(secrets)
-                .and_then(|()| Ok(replace_file(&self.password, random(16)?.as_bytes())?))
+                .and_then(|()| replace_file(&self.password, random(16)?.as_bytes()))
                 .map_err(|cause| machine(&self.password, cause))?;
         }
         let made = self.fill(programs, &fresh, database).await;

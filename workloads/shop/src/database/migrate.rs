@@ -5,17 +5,12 @@
 //! is there and does what is missing, so both may be stopped at any moment and run again, also twice at once.
 //! No step holds a lock for longer than it takes to change the catalogue of tables or one small batch of rows.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::connection::{Connection, Error};
 use super::schema::{self, Version};
 use super::{OpenError, Target};
 use crate::release::Release;
-
-/// How long a step is tried again while others hold its lock.
-const STEP_WAIT: Duration = Duration::from_secs(60);
-/// Between two tries.
-const STEP_POLL: Duration = Duration::from_millis(50);
 
 /// Which half of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +124,7 @@ impl Steps<'_> {
         if release.has_currency() && version == Version::Base {
             self.add_currency()?;
             self.fill_currency()?;
-            version = self.set_version(Version::Expanded)?;
+            version = self.expanded()?;
         }
         if release.renames_price() && version != Version::Renamed {
             version = self.rename_price()?;
@@ -141,6 +136,10 @@ impl Steps<'_> {
     /// no row slips in between. Adding a column that may be empty rewrites no row in either database.
     fn add_currency(&mut self) -> Result<(), Error> {
         self.patiently(|connection| {
+            // Somebody else may have been through all of it since this process looked.
+            if connection.version()? != Version::Base.number() {
+                return Ok(());
+            }
             if !connection.has_column("orders", "currency")? {
                 connection.batch("ALTER TABLE orders ADD COLUMN currency TEXT")?;
             }
@@ -172,12 +171,12 @@ impl Steps<'_> {
         if self.connection.is_postgres() {
             // A check that is not yet valid for old rows costs no look at them; validating it later locks
             // nobody out; and with a valid check NOT NULL needs no look at the rows either.
-            self.patiently(|connection| connection.batch(REFUSE_IN_POSTGRES))?;
+            self.unless_contracted(|connection| connection.batch(REFUSE_IN_POSTGRES))?;
             self.fill_currency()?;
-            self.patiently(|connection| {
+            self.unless_contracted(|connection| {
                 connection.batch("ALTER TABLE orders VALIDATE CONSTRAINT orders_have_a_currency")
             })?;
-            self.patiently(|connection| {
+            self.unless_contracted(|connection| {
                 connection.batch(
                     "ALTER TABLE orders ALTER COLUMN currency SET NOT NULL;
                      ALTER TABLE orders DROP CONSTRAINT orders_have_a_currency",
@@ -186,9 +185,9 @@ impl Steps<'_> {
             })?;
         } else {
             // SQLite cannot add NOT NULL to a column without copying the table, so a trigger refuses.
-            self.patiently(|connection| connection.batch(REFUSE_IN_SQLITE))?;
+            self.unless_contracted(|connection| connection.batch(REFUSE_IN_SQLITE))?;
             self.fill_currency()?;
-            self.set_version(Version::Contracted)?;
+            self.unless_contracted(|connection| connection.set_version(Version::Contracted))?;
         }
         (self.say)("orders must have a currency");
         Ok(Version::Contracted)
@@ -226,26 +225,30 @@ impl Steps<'_> {
         Ok(version)
     }
 
-    fn set_version(&mut self, version: Version) -> Result<Version, Error> {
-        self.patiently(|connection| connection.set_version(version))?;
-        Ok(version)
+    /// What another process has reached meanwhile stays.
+    fn expanded(&mut self) -> Result<Version, Error> {
+        self.patiently(|connection| {
+            let found = Version::numbered(connection.version()?);
+            if let Some(further) = found.filter(|found| *found != Version::Base) {
+                return Ok(further);
+            }
+            connection.set_version(Version::Expanded)?;
+            Ok(Version::Expanded)
+        })
     }
 
-    /// One transaction, tried again while others are in the way: it gives up its place in the queue for the
-    /// lock after a second, so that those behind it get their turn.
-    fn patiently<T>(
+    /// A step of contracting, which another process may have got to the end of.
+    fn unless_contracted(
         &mut self,
-        mut step: impl FnMut(&mut Connection) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let since = Instant::now();
-        loop {
-            match self.connection.transaction(&mut step) {
-                Err(error) if error.is_passing() && since.elapsed() < STEP_WAIT => {
-                    std::thread::sleep(STEP_POLL)
-                }
-                done => return done,
-            }
-        }
+        mut step: impl FnMut(&mut Connection) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.patiently(|connection| {
+            if connection.version()? == Version::Contracted.number() { Ok(()) } else { step(connection) }
+        })
+    }
+
+    fn patiently<T>(&mut self, step: impl FnMut(&mut Connection) -> Result<T, Error>) -> Result<T, Error> {
+        schema::one_at_a_time(&mut self.connection, step)
     }
 }
 

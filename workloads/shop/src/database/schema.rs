@@ -6,6 +6,7 @@
 //! gets its row in the transaction that takes the order, so no order is without.
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use super::Seeded;
 use super::connection::{Connection, Error};
@@ -144,18 +145,19 @@ $$ BEGIN INSERT INTO mails (order_id) VALUES (NEW.id); RETURN NULL; END $$;
 CREATE TRIGGER orders_owe_a_mail AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION owe_a_mail();
 ";
 
+/// How long a step is tried again while others hold its lock.
+const STEP_WAIT: Duration = Duration::from_secs(60);
+/// Between two tries.
+const STEP_POLL: Duration = Duration::from_millis(50);
 /// Products in one statement while filling PostgreSQL.
 const FILL_BATCH: u32 = 1_000;
-/// The advisory lock under which one process makes the database and the others wait.
+/// The advisory lock under which one process makes or migrates the database and the others wait.
 const MAKING_LOCK: &str = "SELECT pg_advisory_xact_lock(6004801053873329)";
 
 /// Makes and fills the base schema in one transaction when there is none: another process sees all of it or
 /// nothing.
 pub(super) fn create(connection: &mut Connection) -> Result<Seeded, Error> {
-    connection.transaction(|connection| {
-        if connection.is_postgres() {
-            connection.batch(MAKING_LOCK)?;
-        }
+    one_at_a_time(connection, |connection| {
         if connection.version()? != 0 {
             return Ok(Seeded::Before);
         }
@@ -169,6 +171,28 @@ pub(super) fn create(connection: &mut Connection) -> Result<Seeded, Error> {
         connection.set_version(Version::Base)?;
         Ok(Seeded::Now)
     })
+}
+
+/// One transaction that makes or migrates, while no other process does so: SQLite has one writer anyway, and
+/// PostgreSQL takes no two changes of one table at once. It is tried again while others are in the way: it
+/// gives up its place in the queue for a lock after a second, so that those behind it get their turn.
+pub(super) fn one_at_a_time<T>(
+    connection: &mut Connection,
+    mut step: impl FnMut(&mut Connection) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let since = Instant::now();
+    loop {
+        let done = connection.transaction(|connection| {
+            if connection.is_postgres() {
+                connection.batch(MAKING_LOCK)?;
+            }
+            step(connection)
+        });
+        match done {
+            Err(error) if error.is_passing() && since.elapsed() < STEP_WAIT => std::thread::sleep(STEP_POLL),
+            done => return done,
+        }
+    }
 }
 
 fn fill_sqlite(connection: &mut Connection) -> Result<(), Error> {
