@@ -25,6 +25,8 @@ pub(crate) struct Evidence {
     routes: BTreeMap<String, Route>,
     /// Requests of this step, on all routes.
     step: Counts,
+    /// Once the candidate serves alone: its errors against those of the stamp before, all routes together.
+    alone: Option<ObjectiveTest>,
     /// The weight under which the last increment was counted.
     weight: Option<u16>,
 }
@@ -66,6 +68,13 @@ impl Evidence {
         }
     }
 
+    /// The candidate serves alone from here: its errors are held against those that the stamp before had.
+    pub(crate) fn alone(&mut self, requests_before: u64, errors_before: u64) {
+        if self.alone.is_none() {
+            self.alone = ObjectiveTest::errors_as_before(requests_before, errors_before, objective::ALPHA);
+        }
+    }
+
     /// Requests of this step.
     pub(crate) fn step(&self) -> Counts {
         self.step
@@ -95,12 +104,18 @@ impl Evidence {
         }
         self.step = self.step.plus(all);
         self.errors.get_or_insert_with(|| ErrorTest::new(errors::ALPHA / 2.0)).observe(all);
+        if let Some(alone) = self.alone.as_mut().filter(|_| sides.weight == 10_000) {
+            alone.observe(all.candidate_requests, all.candidate_errors);
+        }
     }
 
     /// What speaks against the candidate, the clearest first. Empty: nothing.
     pub(crate) fn against(&self) -> Vec<Check> {
         let mut found = Vec::new();
         if let Some(ErrorVerdict::Worse(finding)) = self.errors.as_ref().map(ErrorTest::verdict) {
+            found.push(check("errors", None, Verdict::Fail, finding.to_string(), &finding));
+        }
+        if let Some(ObjectiveVerdict::Fails(finding)) = self.alone.as_ref().map(ObjectiveTest::verdict) {
             found.push(check("errors", None, Verdict::Fail, finding.to_string(), &finding));
         }
         for (name, route) in &self.routes {

@@ -10,7 +10,7 @@ use crate::stamp::StampWatch;
 use crate::top_up::TopUp;
 use crate::work::Outcome;
 use api::clock::unix_ms;
-use api::gateway::{Tripped, Watched};
+use api::gateway::{RouteMeasures, Tripped, Watched};
 use api::operator::{Check, Decision};
 use model::machine::{Event, ReasonKind};
 use model::verdict::Verdict;
@@ -49,6 +49,11 @@ impl Gate {
     pub(crate) async fn judge(self) -> Outcome {
         let mut increments = self.observer.increments();
         self.with_evidence(|evidence| evidence.begin_step(self.sides.weight));
+        if self.sides.weight == 10_000
+            && let Some((requests, errors)) = self.before().await
+        {
+            self.with_evidence(|evidence| evidence.alone(requests, errors));
+        }
         let spent = Duration::from_millis(unix_ms().saturating_sub(self.since_ms)).min(self.time);
         let ends = Instant::now() + self.time - spent;
         let patience = ends + ReleasePolicy::patience(self.time).saturating_sub(self.time);
@@ -103,6 +108,14 @@ impl Gate {
                 Some(_) => {}
             }
         }
+    }
+
+    /// Requests and errors of the stamp before, in all its time in this gateway.
+    async fn before(&self) -> Option<(u64, u64)> {
+        let measures = self.router.measures().await?;
+        let old = measures.stamps.into_iter().find(|stamp| Some(stamp.stamp) == self.sides.old)?;
+        let sum = |of: fn(&RouteMeasures) -> u64| old.routes.iter().map(of).sum();
+        Some((sum(|route| route.requests), sum(|route| route.errors)))
     }
 
     fn with_evidence<T>(&self, work: impl FnOnce(&mut Evidence) -> T) -> T {

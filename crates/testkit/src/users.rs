@@ -76,12 +76,22 @@ impl Users {
     ///
     /// # Panics
     /// When one was not served, or nobody was.
-    pub fn all_were_served(mut self) {
+    pub fn all_were_served(self) {
+        let served = Arc::clone(&self.served);
+        let failures = self.stop();
+        let served = served.load(Ordering::Relaxed);
+        assert!(failures.is_empty(), "{} of {served} failed: {failures:?}", failures.len());
+        assert!(served > 0, "nobody came");
+    }
+
+    /// Stops them and says what went wrong, one line for each who was not served.
+    ///
+    /// # Panics
+    /// When the thread has.
+    pub fn stop(mut self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().expect("it is taken once");
-        let failures = thread.join().expect("users do not panic");
-        assert!(failures.is_empty(), "{} of {} failed: {:?}", failures.len(), self.served(), failures);
-        assert!(self.served() > 0, "nobody came");
+        thread.join().expect("users do not panic")
     }
 }
 

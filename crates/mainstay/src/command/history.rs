@@ -10,7 +10,10 @@ use api::operator::{Decision, History, LedgerCounts};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+mod markup;
+mod moments;
 mod page;
+mod plot;
 
 /// `mainstay history …`.
 pub(crate) async fn history(
