@@ -62,8 +62,8 @@ fn a_release_whose_slowest_requests_are_slower_is_taken_back() {
 
 #[test]
 fn a_release_that_fails_one_in_fifty_hurts_few_users() {
-    let mut environment = stage::shop(&Shop { policy: POLICY, ..Shop::plain() });
-    environment.variable("SHOP_ERROR_EVERY", "50");
+    let component = "env = { SHOP_ERROR_EVERY = \"50\" }";
+    let environment = stage::shop(&Shop { policy: POLICY, component, ..Shop::plain() });
     let (failures, history) = taken_back(&environment, "v3-errors", "errors");
     let check = deciding(&history)["check"].clone();
     assert!(check == "errors" || check == "exposure", "{history}");

@@ -8,7 +8,9 @@ use testkit::{Environment, Users, get, wait_until};
 
 /// A shop with two instances, up and serving v1.
 fn shop(crash_at: Option<&str>) -> Environment {
-    stage::shop(&stage::Shop { crash_at, ..stage::Shop::plain() })
+    // Smoke is to notice it.
+    let component = "env = { SHOP_ERROR_EVERY = \"1\" }";
+    stage::shop(&stage::Shop { crash_at, component, ..stage::Shop::plain() })
 }
 
 /// A release of v2 with an agent killed at `moment` of `state`.

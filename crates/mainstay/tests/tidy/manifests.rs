@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("api", &["model"]),
+    ("stats", &[]),
     ("store", &["model"]),
     ("workfile", &["model"]),
     ("runtime", &["model", "api"]),
     ("keeper", &["model", "api"]),
     ("gateway", &["model", "api"]),
     ("validate", &["model"]),
-    ("control", &["model", "api", "store", "runtime", "validate"]),
+    ("control", &["model", "api", "stats", "store", "runtime", "validate"]),
     ("demo", &["model", "api", "validate", "workfile"]),
     (
         "mainstay",

@@ -231,6 +231,12 @@ mod tests {
         let points = [point(1000, 1000, 1), point(2000, 1000, 1), point(9000, 1000, 1)];
         let moments = moments(&points, Window::new(0, 9000), 600);
         assert_eq!(moments.iter().map(|m| m.apart).collect::<Vec<_>>(), [false, false, true]);
+        // Not even when what comes before it is too short to be a moment of its own.
+        let points = [point(4, 4, 1), point(9000, 1000, 1), point(10_000, 1000, 1)];
+        let moments = super::moments(&points, Window::new(0, 10_000), 600);
+        assert_eq!(moments.iter().map(|m| m.from).collect::<Vec<_>>(), [0, 8000, 9000]);
+        let points = [point(1000, 1000, 1), point(9000, 4, 1)];
+        assert_eq!(super::moments(&points, Window::new(0, 9000), 600).len(), 2);
     }
 
     #[test]
