@@ -7,8 +7,8 @@
 use crate::errors::Counts;
 use serde::{Deserialize, Serialize};
 
-/// How many standard deviations of the estimate the excess has to be, besides reaching the limit: below that it may
-/// be chance, however large it is.
+/// How many standard deviations of the estimate the excess has to be above the limit, once the active one has errors
+/// too. Together with the limit itself that stopped next to none of the simulated releases that are no worse.
 pub const MARGIN: f64 = 4.0;
 
 /// The errors of the candidate beyond those that the active one's rate explains, for counts taken under one
@@ -67,15 +67,9 @@ impl Exposure {
     }
 
     /// Whether `limit` users are hurt, and chance is no explanation. With no error on the active side that is at
-    /// exactly `limit` errors, where `limit` is 10; the more errors the active one has too, the more it takes.
+    /// exactly `limit` errors; the more errors the active one has too, the more it takes.
     pub fn exceeds(&self, limit: u64) -> bool {
-        if self.compared.active_requests == 0 {
-            return false;
-        }
-        // No error seen is not no error possible: one is taken as about to come.
-        let odds = odds(self.compared);
-        let variance = self.variance + odds * (1.0 + odds);
-        self.excess >= limit as f64 && self.excess > MARGIN * variance.sqrt()
+        self.compared.active_requests > 0 && self.excess >= limit as f64 + MARGIN * self.variance.sqrt()
     }
 }
 
