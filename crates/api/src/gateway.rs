@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-/// The header that asks for a stamp other than the one that serves: `candidate`. Removed before forwarding.
+/// The header that asks for a stamp, whichever the user has: `candidate` or `active`. Removed before forwarding.
 pub const STAMP_HEADER: &str = "mainstay-stamp";
 /// The header that carries the preview token, without which [`STAMP_HEADER`] and [`INSTANCE_HEADER`] get 403.
 pub const PREVIEW_HEADER: &str = "mainstay-preview";
@@ -232,7 +232,7 @@ pub struct RouteMeasures {
     /// `model::workload::Route::name`.
     pub route: String,
     /// Requests that were dispatched, or failed to be, on this stamp, and have an outcome. What clients gave up
-    /// is left out.
+    /// is left out, and what asked for a stamp or an instance at the preview door: only users are measured.
     pub requests: u64,
     /// Of these: answered with 5xx by the service, or 502 or 504 by the gateway, or cut after the answer began.
     pub errors: u64,

@@ -13,10 +13,17 @@ const INSTANCE: HeaderName = HeaderName::from_static(INSTANCE_HEADER);
 /// What was asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Wish {
-    /// The candidate instead of the active stamp.
-    pub(crate) candidate: bool,
+    /// The candidate or the active stamp, whichever the user has.
+    pub(crate) stamp: Option<Side>,
     /// One instance, by its index.
     pub(crate) instance: Option<u32>,
+}
+
+/// A stamp that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Active,
+    Candidate,
 }
 
 impl Wish {
@@ -39,14 +46,15 @@ pub(crate) fn wish(fields: &mut HeaderMap, token: &str) -> Result<Wish, Refusal>
         );
         return Err(Refusal::new(Fault::PreviewRefused, detail));
     }
-    let candidate = match stamp.as_ref().map(|stamp| stamp.as_bytes()) {
-        None => false,
-        Some(b"candidate") => true,
+    let stamp = match stamp.as_ref().map(|stamp| stamp.as_bytes()) {
+        None => None,
+        Some(b"active") => Some(Side::Active),
+        Some(b"candidate") => Some(Side::Candidate),
         Some(other) => {
             let other = String::from_utf8_lossy(other);
             return Err(Refusal::new(
                 Fault::BadStamp,
-                format!("{STAMP_HEADER} is `candidate` or left out, not `{other}`"),
+                format!("{STAMP_HEADER} is `active`, `candidate` or left out, not `{other}`"),
             ));
         }
     };
@@ -59,12 +67,12 @@ pub(crate) fn wish(fields: &mut HeaderMap, token: &str) -> Result<Wish, Refusal>
             Some(index.ok_or_else(bad)?)
         }
     };
-    Ok(Wish { candidate, instance })
+    Ok(Wish { stamp, instance })
 }
 
 /// The stamp the wish leads to.
 pub(crate) fn target(wish: Wish, routes: &Routes) -> Result<&Arc<Target>, Refusal> {
-    let target = if wish.candidate {
+    let target = if wish.stamp == Some(Side::Candidate) {
         let none = || Refusal::new(Fault::NoCandidate, "no release is waiting for its promotion");
         routes.candidate.as_ref().ok_or_else(none)?
     } else {
@@ -96,19 +104,21 @@ mod tests {
 
     #[test]
     fn wishes() {
-        let wanted = |candidate, instance| Ok(Wish { candidate, instance });
+        let wanted = |stamp, instance| Ok(Wish { stamp, instance });
+        let candidate = Some(Side::Candidate);
         for (fields, expected) in [
-            (&[][..], wanted(false, None)),
-            (&[(PREVIEW, "wrong")], wanted(false, None)),
-            (&[(STAMP, "candidate"), (PREVIEW, "secret")], wanted(true, None)),
-            (&[(INSTANCE, "2"), (PREVIEW, "secret")], wanted(false, Some(2))),
-            (&[(STAMP, "candidate"), (INSTANCE, "0"), (PREVIEW, "secret")], wanted(true, Some(0))),
+            (&[][..], wanted(None, None)),
+            (&[(PREVIEW, "wrong")], wanted(None, None)),
+            (&[(STAMP, "candidate"), (PREVIEW, "secret")], wanted(candidate, None)),
+            (&[(INSTANCE, "2"), (PREVIEW, "secret")], wanted(None, Some(2))),
+            (&[(STAMP, "candidate"), (INSTANCE, "0"), (PREVIEW, "secret")], wanted(candidate, Some(0))),
             (&[(STAMP, "candidate")], Err(Fault::PreviewRefused)),
             (&[(STAMP, "candidate"), (PREVIEW, "secres")], Err(Fault::PreviewRefused)),
             (&[(STAMP, "candidate"), (PREVIEW, "secret1")], Err(Fault::PreviewRefused)),
             (&[(STAMP, "candidate"), (PREVIEW, "")], Err(Fault::PreviewRefused)),
             (&[(INSTANCE, "0")], Err(Fault::PreviewRefused)),
-            (&[(STAMP, "active"), (PREVIEW, "secret")], Err(Fault::BadStamp)),
+            (&[(STAMP, "active"), (PREVIEW, "secret")], wanted(Some(Side::Active), None)),
+            (&[(STAMP, "other"), (PREVIEW, "secret")], Err(Fault::BadStamp)),
             (&[(INSTANCE, "one"), (PREVIEW, "secret")], Err(Fault::BadStamp)),
         ] {
             let mut map = HeaderMap::new();

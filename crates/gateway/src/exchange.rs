@@ -69,6 +69,8 @@ pub(crate) struct Exchange {
     /// The trace the request begins, if it brings none.
     pub(crate) trace: Option<HeaderValue>,
     pub(crate) claim: Option<Claim>,
+    /// It asked for no stamp and no instance: what becomes of it is held against the stamp.
+    pub(crate) by_user: bool,
     /// Upstream exchanges begun.
     pub(crate) attempts: u32,
     /// The value of the affinity cookie to set.
@@ -103,6 +105,7 @@ impl Exchange {
             id,
             trace,
             claim: None,
+            by_user: true,
             attempts: 0,
             cookie: None,
             started,
@@ -211,7 +214,7 @@ impl Exchange {
         if let Some(claim) = &self.claim {
             let classes = &claim.target.counts.workers[self.worker.index].classes;
             classes[usize::from(self.status / 100).min(5)].add(1);
-            if let Some(outcome) = self.outcome() {
+            if let Some(outcome) = self.outcome().filter(|_| self.by_user) {
                 self.worker.record(&claim.target, claim.route, outcome);
             }
         }

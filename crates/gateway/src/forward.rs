@@ -118,7 +118,9 @@ async fn connection(
             Err(refusal) if refusal.fault == Fault::NoReadyInstance => {
                 let claim = exchange.claim.as_ref().expect("a request is forwarded under a claim");
                 let target = Rc::clone(&claim.target);
-                exchange.worker.connect_failed(&target);
+                if choice.wish.is_none() {
+                    exchange.worker.connect_failed(&target);
+                }
                 if is_left(exchange, choice, &target) {
                     claim_again(exchange, choice, request, tries)?;
                 } else {
@@ -146,7 +148,9 @@ async fn connection(
                 tries.unreachable.extend(position);
                 tries.connects += 1;
                 tracing::debug!(instance = instance.index, address = %instance.address, %cause, "no connection");
-                exchange.worker.connect_failed(&target);
+                if choice.wish.is_none() {
+                    exchange.worker.connect_failed(&target);
+                }
                 let pinned = choice.wish.instance.is_some();
                 let others = tries.unreachable.len() < target.instances.len() && !pinned;
                 if is_left(exchange, choice, &target) {

@@ -62,6 +62,7 @@ async fn decide(
     let mut choice =
         worker.with_routes(|routes| Choice::read(request.headers_mut(), routes, || worker.random()))?;
     exchange.cookie = choice.cookie;
+    exchange.by_user = choice.wish.is_none();
     let claim = claim(&exchange.worker, &choice, &request)?;
     let target = Rc::clone(&claim.target);
     exchange.claim = Some(claim);

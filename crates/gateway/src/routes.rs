@@ -157,7 +157,8 @@ impl Routes {
             Some(target)
         };
         let active = target(&table.active, &[&self.active, &self.candidate]);
-        let candidate = target(&table.candidate, &[&self.active, &self.candidate, &active]);
+        // One that served and serves no longer begins anew, so that its last dispatch can be told.
+        let candidate = target(&table.candidate, &[&self.candidate, &active]);
         let fallback = target(&table.fallback, &[&self.fallback]);
         let both = active.is_some() && candidate.is_some();
         let mut next = Self {
@@ -201,7 +202,12 @@ impl Routes {
         let same =
             |watch: &Arc<Watch>| (watch.stamp(), watch.beside()) == (watched.slot.stamp, beside.slot.stamp);
         let new = || Arc::new(Watch::new(Arc::clone(&watched.counts), Arc::clone(&beside.counts)));
-        self.watch = Some(kept.filter(same).unwrap_or_else(new));
+        let watch = kept.filter(same).unwrap_or_else(new);
+        let was = (before.weight, before.guarded.as_ref().map(|(role, _)| *role));
+        if was != (self.weight, Some(role)) {
+            watch.weights_changed();
+        }
+        self.watch = Some(watch);
         self.guarded = Some((role, guard));
     }
 

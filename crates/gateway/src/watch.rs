@@ -3,12 +3,15 @@
 use crate::metrics::StampCounts;
 use api::gateway::{Guard, Tripped, Watched};
 use model::name::StampId;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many standard deviations of the expected number of errors are taken for chance. A Poisson count is further
-/// up once in 2,000 looks; a guard looks at each error, and one that cries wolf costs a good release.
-const MARGIN: f64 = 3.3;
+/// How many standard deviations of its estimate the excess has to be above the limit, once the other stamp has errors
+/// too. `stats::exposure` has the same rule, and is simulated together with all other rules of a release.
+const MARGIN: f64 = 4.0;
+/// With the stamp alone there is nothing to compare with. So many times the limit of errors, with not one success in
+/// between, are no chance; an outage in which half of the requests fail does not come to that.
+const ALONE_FACTOR: u64 = 3;
 
 /// What was counted of a stamp.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,6 +22,14 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    fn plus(self, more: Self) -> Self {
+        Self {
+            requests: self.requests + more.requests,
+            errors: self.errors + more.errors,
+            connect_failures: self.connect_failures + more.connect_failures,
+        }
+    }
+
     fn since(self, before: Self) -> Self {
         Self {
             requests: self.requests.saturating_sub(before.requests),
@@ -36,8 +47,27 @@ pub(crate) struct Watch {
     /// When it was first watched.
     watched_before: Tally,
     beside_before: Tally,
+    /// Locked for each error of the watched stamp and for each table, never for a request that goes well.
+    exposure: Mutex<Exposure>,
     /// 0, or why it has tripped: [`ERRORS`] or [`CONNECTS`].
     tripped: AtomicU8,
+}
+
+/// How many users the watched stamp has hurt beyond what the other one's errors explain. Added up over increments,
+/// each compared within itself: neither a change of the weight nor an outage of both looks like harm done by one.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Exposure {
+    /// What was counted at the last look.
+    looked: [Tally; 2],
+    /// Counted since there was a request of the other stamp to compare with.
+    pending: [Tally; 2],
+    excess: f64,
+    /// Of that estimate, were the watched stamp no worse.
+    variance: f64,
+    /// Errors with no success in between.
+    in_a_row: u64,
+    /// Whether there was anything to compare with.
+    compared: bool,
 }
 
 const ERRORS: u8 = 1;
@@ -47,7 +77,15 @@ impl Watch {
     /// From now on.
     pub(crate) fn new(watched: Arc<StampCounts>, beside: Arc<StampCounts>) -> Self {
         let (watched_before, beside_before) = (watched.tally(), beside.tally());
-        Self { watched, beside, watched_before, beside_before, tripped: AtomicU8::new(0) }
+        let exposure = Exposure { looked: [watched_before, beside_before], ..Exposure::default() };
+        Self {
+            watched,
+            beside,
+            watched_before,
+            beside_before,
+            exposure: Mutex::new(exposure),
+            tripped: AtomicU8::new(0),
+        }
     }
 
     /// The stamp that is watched.
@@ -71,16 +109,32 @@ impl Watch {
 
     /// Looks whether it is too much by now. Called for each error and each connect failure of the watched stamp.
     pub(crate) fn look(&self, guard: &Guard) {
-        let (seen, beside) = self.seen();
-        let Some(why) = verdict(guard, seen, beside) else { return };
-        let flag = match why {
-            Tripped::Errors => ERRORS,
-            Tripped::Connects => CONNECTS,
+        let now = [self.watched.tally(), self.beside.tally()];
+        let connects = now[0].since(self.watched_before).connect_failures;
+        let mut exposure = self.exposure.lock().unwrap_or_else(PoisonError::into_inner);
+        exposure.observe(now);
+        // Users who go back to a stamp that fails most requests itself gain nothing.
+        let useful = now[1].errors * 2 < now[1].requests.max(1);
+        let why = if connects > 0 && connects >= u64::from(guard.max_connect_failures) {
+            CONNECTS
+        } else if useful && exposure.exceeds(u64::from(guard.max_excess_errors)) {
+            ERRORS
+        } else {
+            return;
         };
+        let exposure = *exposure;
         // The first reason stays.
-        if self.tripped.compare_exchange(0, flag, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            tracing::warn!(stamp = %self.stamp(), ?why, ?seen, ?beside, "users are taken from this stamp");
+        if self.tripped.compare_exchange(0, why, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            tracing::warn!(stamp = %self.stamp(), why = ?self.tripped(), ?exposure, "users are taken from this stamp");
         }
+    }
+
+    /// The shares of the users change: what was not compared yet is not, because requests under two shares in one
+    /// increment would make an outage of both look like harm done by one.
+    pub(crate) fn weights_changed(&self) {
+        let mut exposure = self.exposure.lock().unwrap_or_else(PoisonError::into_inner);
+        exposure.observe([self.watched.tally(), self.beside.tally()]);
+        exposure.pending = Default::default();
     }
 
     /// What was counted of both since the stamp was first watched; of the one beside it in all its time in this
@@ -107,57 +161,111 @@ impl Watch {
     }
 }
 
-/// Whether `seen` is too much beside `beside`. Errors that the other stamp's rate explains are not held against the
-/// watched one, and [`MARGIN`] times their standard deviation (the root of their number: counts of rare events are
-/// Poisson) neither.
-fn verdict(guard: &Guard, seen: Tally, beside: Tally) -> Option<Tripped> {
-    if seen.connect_failures > 0 && seen.connect_failures >= u64::from(guard.max_connect_failures) {
-        return Some(Tripped::Connects);
+impl Exposure {
+    /// Takes in what was counted since the last look.
+    fn observe(&mut self, now: [Tally; 2]) {
+        let increment = [now[0].since(self.looked[0]), now[1].since(self.looked[1])];
+        self.looked = now;
+        let [watched, _] = increment;
+        self.in_a_row = match watched.requests > watched.errors {
+            // The success may have been before or after: the errors of this increment are the row.
+            true => watched.errors,
+            false => self.in_a_row + watched.errors,
+        };
+        self.pending = [self.pending[0].plus(watched), self.pending[1].plus(increment[1])];
+        let [watched, beside] = self.pending;
+        if beside.requests == 0 {
+            return;
+        }
+        self.pending = Default::default();
+        // Requests of the watched stamp for each of the other: an error of that one stands for so many.
+        let odds = watched.requests as f64 / beside.requests as f64;
+        let expected = odds * beside.errors as f64;
+        self.excess += watched.errors as f64 - expected;
+        self.variance += expected * (1.0 + odds);
+        self.compared = true;
     }
-    if seen.errors == 0 {
-        return None;
+
+    fn exceeds(&self, limit: u64) -> bool {
+        let alone = self.pending[1].requests == 0 && self.pending[0].errors > 0;
+        let row = alone && self.in_a_row > 0 && self.in_a_row >= limit * ALONE_FACTOR;
+        let excess =
+            self.compared && self.excess > 0.0 && self.excess >= limit as f64 + MARGIN * self.variance.sqrt();
+        excess || row
     }
-    let rate = if beside.requests == 0 { 0.0 } else { beside.errors as f64 / beside.requests as f64 };
-    let expected = seen.requests as f64 * rate;
-    let excess = seen.errors as f64 - expected - MARGIN * expected.sqrt();
-    (excess >= f64::from(guard.max_excess_errors)).then_some(Tripped::Errors)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tally(requests: u64, errors: u64, connect_failures: u64) -> Tally {
-        Tally { requests, errors, connect_failures }
+    fn tally(requests: u64, errors: u64) -> Tally {
+        Tally { requests, errors, connect_failures: 0 }
+    }
+
+    /// Adds to what was counted, and looks.
+    fn observe(exposure: &mut Exposure, watched: Tally, beside: Tally) {
+        let [before_watched, before_beside] = exposure.looked;
+        exposure.observe([before_watched.plus(watched), before_beside.plus(beside)]);
+    }
+
+    /// How many errors it takes when the other stamp has none and `odds` requests for each of the watched one.
+    fn needed(odds: u64) -> u64 {
+        let mut exposure = Exposure::default();
+        (1..1000)
+            .find(|_| {
+                observe(&mut exposure, tally(5, 1), tally(5 * odds, 0));
+                exposure.exceeds(10)
+            })
+            .unwrap()
     }
 
     #[test]
-    fn errors_beyond_what_the_other_stamp_explains_trip() {
-        let guard = Guard { max_excess_errors: 10, max_connect_failures: 5 };
-        for (seen, beside, expected) in [
-            (tally(100, 9, 0), tally(1000, 0, 0), None),
-            (tally(100, 10, 0), tally(1000, 0, 0), Some(Tripped::Errors)),
-            // The other one is not known: all errors count.
-            (tally(10, 10, 0), tally(0, 0, 0), Some(Tripped::Errors)),
-            // 1 % are expected: 10 of 1000, and 10.4 more by chance.
-            (tally(1000, 30, 0), tally(9000, 90, 0), None),
-            (tally(1000, 31, 0), tally(9000, 90, 0), Some(Tripped::Errors)),
-            // Both are down: nothing is gained by going back.
-            (tally(1000, 1000, 0), tally(1000, 1000, 0), None),
-            (tally(1000, 0, 4), tally(1000, 0, 0), None),
-            (tally(1000, 0, 5), tally(1000, 0, 0), Some(Tripped::Connects)),
-            (tally(1000, 50, 5), tally(1000, 0, 0), Some(Tripped::Connects)),
-        ] {
-            assert_eq!(verdict(&guard, seen, beside), expected, "{seen:?} beside {beside:?}");
+    fn users_are_hurt_up_to_the_limit_and_no_further() {
+        assert_eq!([99, 9, 1].map(needed), [10, 10, 10]);
+        let mut none = Exposure::default();
+        observe(&mut none, tally(10, 0), tally(10, 0));
+        assert!(!none.exceeds(0), "a guard that allows nothing trips at the first error and not before");
+        observe(&mut none, tally(10, 1), tally(10, 0));
+        assert!(none.exceeds(0));
+    }
+
+    #[test]
+    fn an_outage_of_both_is_no_harm_done_at_any_weight() {
+        let mut exposure = Exposure::default();
+        observe(&mut exposure, tally(3_000, 1), tally(27_000, 9));
+        for _ in 0..1000 {
+            observe(&mut exposure, tally(5, 5), tally(5, 5));
+            assert!(!exposure.exceeds(10), "{exposure:?}");
         }
     }
 
     #[test]
-    fn a_guard_that_allows_nothing_trips_at_the_first_and_not_before() {
-        let guard = Guard { max_excess_errors: 0, max_connect_failures: 0 };
-        let fine = tally(10, 0, 0);
-        assert_eq!(verdict(&guard, fine, fine), None);
-        assert_eq!(verdict(&guard, tally(10, 1, 0), fine), Some(Tripped::Errors));
-        assert_eq!(verdict(&guard, tally(10, 0, 1), fine), Some(Tripped::Connects));
+    fn errors_that_the_other_stamp_has_too_take_more() {
+        let mut exposure = Exposure::default();
+        for _ in 0..100 {
+            observe(&mut exposure, tally(10, 1), tally(90, 9));
+        }
+        assert!(!exposure.exceeds(10));
+        let more = (1..1000).find(|_| {
+            observe(&mut exposure, tally(1, 1), tally(9, 0));
+            exposure.exceeds(10)
+        });
+        assert!(more.is_some_and(|more| (20..100).contains(&more)), "{more:?}");
+    }
+
+    #[test]
+    fn alone_only_a_row_of_errors_is_believed() {
+        let mut half = Exposure::default();
+        for _ in 0..500 {
+            observe(&mut half, tally(2, 1), tally(0, 0));
+            assert!(!half.exceeds(10), "{half:?}");
+        }
+        let mut all = Exposure::default();
+        let trips = (1..1000).find(|_| {
+            observe(&mut all, tally(1, 1), tally(0, 0));
+            all.exceeds(10)
+        });
+        assert_eq!(trips, Some(30));
     }
 }

@@ -180,6 +180,7 @@ fn the_preview_door_leads_to_candidates_and_instances() {
     for (fields, expected) in [
         ("mainstay-instance: 1\r\n", "active 1"),
         ("mainstay-instance: 0\r\n", "active 0"),
+        ("mainstay-stamp: active\r\nmainstay-instance: 1\r\n", "active 1"),
         ("mainstay-stamp: candidate\r\nmainstay-instance: 0\r\n", "candidate 0"),
         ("mainstay-stamp: candidate\r\nmainstay-instance: 1\r\n", "candidate 1"),
     ] {
@@ -188,7 +189,7 @@ fn the_preview_door_leads_to_candidates_and_instances() {
     assert!(gateway.ask(&preview("mainstay-stamp: candidate\r\n")).text().starts_with("candidate"));
     assert!(gateway.ask(&preview("")).text().starts_with("active"));
     for (request, status, problem) in [
-        (preview("mainstay-stamp: active\r\n"), 400, "bad-stamp"),
+        (preview("mainstay-stamp: other\r\n"), 400, "bad-stamp"),
         (preview("mainstay-instance: x\r\n"), 400, "bad-stamp"),
         (preview("mainstay-instance: 2\r\n"), 404, "no-instance"),
         (preview("mainstay-stamp: candidate\r\n").replace("a-token", "b-token"), 403, "preview-refused"),
