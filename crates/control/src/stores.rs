@@ -222,10 +222,12 @@ impl Keeper {
 
     async fn prepare(&self) -> Result<Start, String> {
         // A copy: the choice waits for programs, and nobody else is to wait for it.
-        let (mut ports, taken) = {
+        let (mut ports, mut taken) = {
             let book = self.surroundings.ports.lock().unwrap_or_else(PoisonError::into_inner);
             book.copy()
         };
+        // Its own, which instances know, is taken by nobody else.
+        taken.remove(&self.view.borrow().port);
         let start = self.postgres.prepare(&mut ports, &taken).await.map_err(|error| match error.hint() {
             Some(hint) => format!("could not be started: {error}; hint: {hint}"),
             None => format!("could not be started: {error}"),
