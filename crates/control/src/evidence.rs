@@ -245,3 +245,6 @@ pub(crate) fn check(
     let numbers = serde_json::to_value(numbers).expect("findings have string keys and finite numbers");
     Check { check: what.into(), route: route.map(str::to_owned), verdict, text, numbers }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,4 +55,7 @@ mod status;
 
 mod crash;
 
+#[cfg(test)]
+mod testing;
+
 pub use agent::{AgentError, Options, run};

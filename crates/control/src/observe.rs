@@ -228,3 +228,6 @@ fn counted(earlier: Option<&RouteMeasures>, now: &RouteMeasures) -> Counted {
         halves: [half(0), half(1)],
     }
 }
+
+#[cfg(test)]
+mod tests;
