@@ -222,8 +222,8 @@ class Environment:
         """The processes of this environment: (number, parent, role, instance)."""
         return list(processes(str(self.state)))
 
-    def strike(self):
-        """Takes everything down and removes the folder; what does not go is ended by its number."""
+    def strike(self, keep=False):
+        """Takes everything down and removes the folder unless told to keep it; what does not go is ended by number."""
         for load in self.loads:
             if load.process.poll() is None:
                 load.process.kill()
@@ -234,6 +234,8 @@ class Environment:
             self.run("rollback", ENVIRONMENT)
         for pid, *_ in self.processes():
             end(pid)
+        if keep:
+            return
         # Stored artifacts are read-only, also to the one who removes them.
         for folder, _, _ in os.walk(self.folder):
             os.chmod(folder, 0o700)

@@ -18,6 +18,9 @@ use std::collections::BTreeMap;
 /// As many of the last ten blocks found the candidate slower: reason to look longer.
 const SUSPICIOUS_BLOCKS: usize = 5;
 
+/// The same of fewer blocks, when they are half of them.
+const SUSPICIOUS_FEW: usize = 3;
+
 /// What is known of a candidate, over all steps of its release. Lost with the agent: the next one looks afresh.
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
@@ -128,6 +131,9 @@ impl Evidence {
     pub(crate) fn suspicious(&self) -> Option<String> {
         self.routes.iter().find_map(|(name, route)| match route.latency.verdict() {
             LatencyVerdict::Fine { blocks, over } if over >= SUSPICIOUS_BLOCKS => {
+                Some(format!("{over} of {blocks} blocks on {name} are slower"))
+            }
+            LatencyVerdict::TooFew { blocks, over } if over >= SUSPICIOUS_FEW && over * 2 >= blocks => {
                 Some(format!("{over} of {blocks} blocks on {name} are slower"))
             }
             LatencyVerdict::Fine { .. } | LatencyVerdict::Worse(_) | LatencyVerdict::TooFew { .. } => None,

@@ -1,18 +1,24 @@
 //! `mainstay demo`: a shop takes orders while it is released, crashed and released badly, and every order is
 //! checked.
 //!
-//! Lives here: the stage (a temporary folder with the shop's releases), the story, its summary. It acts
+//! Lives here: the stage (a temporary folder with the shop's releases), the story, what is shown of it, its
+//! promises, its summary. It acts
 //! through the command line and the agent's API, as a user would. Never here: a way into the internals of
 //! any other room.
 
 mod stage;
 
+mod screen;
+
 mod traffic;
 
 mod story;
 
+mod promises;
+
 mod summary;
 
+use screen::Screen;
 use stage::Stage;
 use std::path::PathBuf;
 pub use summary::{Kills, Ledger, ReleaseLine, Requests, Summary};
@@ -27,6 +33,17 @@ pub struct Options {
     pub program: PathBuf,
     /// Leave the folder with everything that was made.
     pub keep: bool,
+    /// Whether progress replaces itself, as on a terminal; elsewhere it is told in lines, now and then.
+    pub terminal: bool,
+}
+
+/// What is heard of the story as it happens. Each is one line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// Something has happened.
+    Line(&'a str),
+    /// How it stands; the next of either kind takes its place. Only with [`Options::terminal`].
+    Progress(&'a str),
 }
 
 /// Why the demo could not be given. What a broken promise is, is in the [`Summary`].
@@ -64,10 +81,11 @@ pub enum DemoError {
 
 /// Gives the demo: `say` hears the story as it happens. Everything that was started is stopped and
 /// everything that was written is removed, also when it is interrupted or fails.
-pub async fn run(options: &Options, say: impl Fn(&str)) -> Result<Summary, DemoError> {
+pub async fn run(options: &Options, say: impl Fn(Told<'_>)) -> Result<Summary, DemoError> {
     let stage = Stage::build(options)?;
+    let screen = Screen::new(&say, options.terminal);
     let told = tokio::select! {
-        told = story::tell(&stage, &say) => told,
+        told = story::tell(&stage, &screen) => told,
         _ = tokio::signal::ctrl_c() => Err(DemoError::Interrupted),
     };
     stage.strike(&say).await;

@@ -1,21 +1,25 @@
 //! The stage: a folder with a workload file and the shop's releases, and the commands that act on it.
 
-use crate::{DemoError, Options, SHOP_ROLE};
+use crate::{DemoError, Options, SHOP_ROLE, Told};
 use api::client::Client;
 use api::folder::StateFolder;
-use api::operator::Status;
+use api::operator::{History, Status};
+use model::name::ReleaseNumber;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
 /// The environment of the demo.
 pub(crate) const ENVIRONMENT: &str = "demo";
 /// The releases of the shop; each is a folder with a file that says so.
-const RELEASES: &[&str] = &["v1", "v2", "v3-broken", "v3-errors"];
+const RELEASES: &[&str] = &["v1", "v2", "v3-slow", "v3-crash", "v3-identical"];
+/// How much longer every request of v3-slow takes, in milliseconds.
+pub(crate) const SLOW_MS: u32 = 200;
+/// After how many requests an instance of v3-crash ends itself: more than smoke asks.
+pub(crate) const CRASH_AFTER: u32 = 40;
 /// How long the agent may take to answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often taking everything down is tried: a release under way is taken back first.
@@ -59,40 +63,46 @@ impl Stage {
         Ok(Self { folder: Some(folder), root, program, address, keep: options.keep })
     }
 
-    /// Runs a command of mainstay on the stage; `say` hears what it prints for people.
-    pub(crate) async fn command(&self, arguments: &[&str], say: &impl Fn(&str)) -> Result<bool, DemoError> {
-        let io = |cause| DemoError::Io { what: "cannot run mainstay".into(), cause };
-        let mut child = Command::new(&self.program)
+    /// Runs a command of mainstay on the stage. Gives whether its verdict was a pass.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> Result<bool, DemoError> {
+        let ran = Command::new(&self.program)
+            .arg("--json")
             .arg("--file")
             .arg(self.root.join("mainstay.toml"))
             .arg("--state")
             .arg(self.state().root())
             .args(arguments)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
             .kill_on_drop(true)
-            .spawn()
-            .map_err(io)?;
-        let mut lines = BufReader::new(child.stderr.take().expect("it was asked for above")).lines();
-        let mut output = String::new();
-        while let Some(line) = lines.next_line().await.map_err(io)? {
-            // What a command ends with, the commands that come next, is not part of the story.
-            if line.starts_with("  mainstay ") || line.is_empty() {
-                continue;
-            }
-            say(&line);
-            output.push_str(&line);
-            output.push('\n');
-        }
-        let status = child.wait().await.map_err(io)?;
-        match status.code() {
+            .output()
+            .await
+            .map_err(|cause| DemoError::Io { what: "cannot run mainstay".into(), cause })?;
+        match ran.status.code() {
             Some(0) => Ok(true),
             Some(1) => Ok(false),
-            Some(_) | None => {
-                Err(DemoError::Command { command: arguments.join(" "), status: status.to_string(), output })
-            }
+            Some(_) | None => Err(DemoError::Command {
+                command: arguments.join(" "),
+                status: ran.status.to_string(),
+                output: String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned(),
+            }),
         }
+    }
+
+    /// The same, of a command that has to succeed.
+    pub(crate) async fn must(&self, arguments: &[&str]) -> Result<(), DemoError> {
+        match self.command(arguments).await? {
+            true => Ok(()),
+            false => Err(DemoError::Command {
+                command: arguments.join(" "),
+                status: "exit code 1".into(),
+                output: String::new(),
+            }),
+        }
+    }
+
+    /// A text of mainstay's without the path of the folder, which nobody knows.
+    pub(crate) fn shortened(&self, text: &str) -> String {
+        text.replace(&format!("{}/", self.root.display()), "")
     }
 
     /// The folder of a release of the shop.
@@ -112,28 +122,31 @@ impl Stage {
         Ok(self.agent().get("/v1/status").await?)
     }
 
+    pub(crate) async fn history(&self, number: ReleaseNumber) -> Result<History, DemoError> {
+        Ok(self.agent().get(&format!("/v1/releases/{}", number.0)).await?)
+    }
+
     /// Stops everything and removes the folder.
-    pub(crate) async fn strike(mut self, say: &impl Fn(&str)) {
+    pub(crate) async fn strike(mut self, say: &impl Fn(Told<'_>)) {
         for _ in 0..STRIKE_TRIES {
-            let quiet = |_: &str| {};
-            match self.command(&["down", ENVIRONMENT], &quiet).await {
+            match self.command(&["down", ENVIRONMENT]).await {
                 Ok(_) => break,
                 Err(_) if !self.state().keeper_socket().exists() => break,
                 // A release under way stands in the way: it is taken back.
-                Err(_) => drop(self.command(&["rollback", ENVIRONMENT], &quiet).await),
+                Err(_) => drop(self.command(&["rollback", ENVIRONMENT]).await),
             }
         }
         if self.keep {
             if let Some(folder) = self.folder.take() {
                 let folder = folder.keep();
-                say(&format!("everything is kept in {}", folder.display()));
+                say(Told::Line(&format!("everything is kept in {}", folder.display())));
             }
             return;
         }
         // Stored artifacts are read-only, also to the one who removes them.
         make_writable(&self.root);
         if let Some(Err(error)) = self.folder.take().map(TempDir::close) {
-            say(&format!("{} could not be removed: {error}", self.root.display()));
+            say(Told::Line(&format!("{} could not be removed: {error}", self.root.display())));
         }
     }
 }
@@ -159,24 +172,43 @@ fn workload_file(program: &Path, address: SocketAddr) -> String {
 name = "shop"
 
 [component.shop]
-run           = [{program}, "{SHOP_ROLE}", "serve", "--port", "{{port}}", "--data", "{{data}}"]
+run           = [{program}, "{SHOP_ROLE}", "serve", "--port", "{{port}}"]
 artifact      = "v1"
 instances     = 2
-ready         = {{ get = "/readyz", timeout = "4s" }}
+needs         = ["db"]
+ready         = {{ get = "/readyz", timeout = "20s" }}
 drain_timeout = "5s"
+env           = {{ SHOP_SLOW_MS = "{SLOW_MS}", SHOP_CRASH_AFTER = "{CRASH_AFTER}" }}
+
+[component.db]
+store    = "sqlite"
+as       = "DATABASE_URL"
+artifact = "v1"
+expand   = [{program}, "{SHOP_ROLE}", "migrate", "expand"]
+contract = [{program}, "{SHOP_ROLE}", "migrate", "contract"]
+
+[gateway]
+affinity = "header:x-user"
 
 [flow.browse]
 weight    = 8
 objective = {{ errors = "0.1%", p99 = "500ms" }}
 
 [[flow.browse.step]]
-get    = "/api/products?page=1"
-expect = {{ status = 200 }}
-save   = {{ sku = "$.items[0].sku" }}
+get     = "/api/products?page=1"
+headers = {{ x-user = "{{user.id}}" }}
+expect  = {{ status = 200 }}
 
 [[flow.browse.step]]
-get    = "/api/products/{{sku}}"
-expect = {{ status = 200 }}
+get     = "/api/products?page=2"
+headers = {{ x-user = "{{user.id}}" }}
+expect  = {{ status = 200 }}
+save    = {{ sku = "$.items[0].sku" }}
+
+[[flow.browse.step]]
+get     = "/api/products/{{sku}}"
+headers = {{ x-user = "{{user.id}}" }}
+expect  = {{ status = 200 }}
 
 [flow.checkout]
 weight    = 2
@@ -184,20 +216,25 @@ objective = {{ errors = "0.1%", p99 = "1s" }}
 ledger    = {{ ref = "{{uuid}}", confirm = {{ get = "/api/orders?ref={{ref}}", count = "$.items" }} }}
 
 [[flow.checkout.step]]
-get  = "/api/products?page=2"
-save = {{ sku = "$.items[0].sku" }}
+get     = "/api/products?page=3"
+headers = {{ x-user = "{{user.id}}" }}
+save    = {{ sku = "$.items[0].sku" }}
 
 [[flow.checkout.step]]
-post   = "/api/orders"
-json   = {{ customer = "{{user.id}}", ref = "{{uuid}}", items = [{{ sku = "{{sku}}", quantity = 1 }}] }}
-expect = {{ status = 201 }}
+post    = "/api/orders"
+headers = {{ x-user = "{{user.id}}" }}
+json    = {{ customer = "{{user.id}}", ref = "{{uuid}}", items = [{{ sku = "{{sku}}", quantity = 1 }}] }}
+expect  = {{ status = 201 }}
 
 [environment.{ENVIRONMENT}]
 class  = "staging"
 listen = {{ http = "{address}" }}
 
 [release]
-keep_old = "1h"
+shift        = [10, 50, 100]
+step_time    = "10s"
+min_requests = 50
+keep_old     = "5s"
 "##
     )
 }

@@ -1,57 +1,72 @@
 //! The story, act by act.
 
-use crate::DemoError;
-use crate::stage::{ENVIRONMENT, Stage};
-use crate::summary::{Kills, Ledger, ReleaseLine, Requests, Summary};
+use crate::promises::{self, Told as Ended};
+use crate::screen::{Screen, Shown};
+use crate::stage::{CRASH_AFTER, ENVIRONMENT, SLOW_MS, Stage};
+use crate::summary::{Kills, Ledger, Requests, Summary};
 use crate::traffic::{RATE, Traffic};
-use api::operator::{ReleaseSummary, Status};
+use crate::{DemoError, Told};
+use api::operator::Status;
 use model::workload::Configuration;
 use rustix::process::{Pid, Signal};
 use std::time::{Duration, Instant};
 use validate::Target;
 
-/// How long something that follows at once may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long something that has to come may take: a release as far as half of its users.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How often it is looked for.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Tells the story. The stage is left as it is at the end.
-pub(crate) async fn tell(stage: &Stage, say: &impl Fn(&str)) -> Result<Summary, DemoError> {
-    let began = Instant::now();
-    let line = |text: &str| say(&format!("{:5.1} s  {text}", began.elapsed().as_secs_f64()));
-    let mut acts = Acts { stage, line: &line, failed: Vec::new(), agent_kills: 0 };
-
-    line("A shop with 10,000 products comes up: two instances behind a gateway.");
-    acts.must(&["up", ENVIRONMENT]).await?;
+pub(crate) async fn tell<S: Fn(Told<'_>)>(
+    stage: &Stage,
+    screen: &Screen<'_, S>,
+) -> Result<Summary, DemoError> {
+    screen.line("A shop with 10,000 shoes comes up: v1, two instances behind a gateway, one database.");
+    screen.show(stage, &mut Shown::new("r1"), || 0, stage.must(&["up", ENVIRONMENT])).await?;
     let configuration: Configuration = stage.agent().get("/v1/configuration").await?;
-    line(&format!("Users come: {RATE} journeys a second, one in five buys. They stay until the end."));
     let traffic = Traffic::start(&configuration, Target::of(&configuration, stage.address));
-    acts.pause(&traffic).await;
+    screen.line(&format!(
+        "1,000 users come: {RATE} journeys a second, one in five buys. They stay to the end."
+    ));
+    let mut acts = Acts { stage, screen, traffic: &traffic, failed: Vec::new(), agent_kills: 0 };
+    acts.pause(2).await;
 
-    line("Release v2, and kill -9 of mainstay's own agent in the middle of it.");
-    acts.release_with_a_crash(&traffic).await?;
-    line("Roll it back: one swap, the old stamp is still warm.");
-    acts.must(&["rollback", ENVIRONMENT]).await?;
-    acts.pause(&traffic).await;
-    line("And forward again.");
-    acts.release(&traffic, "v2", "v2-again").await?;
-    line("Release v3-broken, which never gets ready. No user may see it.");
-    acts.release(&traffic, "v3-broken", "v3-broken").await?;
-    line("Release v3-errors, which starts well and fails every order. Smoke finds it before any user does.");
-    acts.release(&traffic, "v3-errors", "v3-errors").await?;
+    screen.line("Release v2, which brings a migration: expanded before, contracted once v1 is gone.");
+    acts.release("v2", "v2", &["--wait"]).await?;
+    screen.line(&format!("Release v3-slow: it passes smoke, but every request takes {SLOW_MS} ms longer."));
+    acts.release("v3-slow", "v3-slow", &[]).await?;
+    screen.line(&format!("Release v3-crash: it passes smoke, and aborts after {CRASH_AFTER} requests."));
+    acts.release("v3-crash", "v3-crash", &[]).await?;
+    screen.line("Release v3, which is in order, and kill -9 of mainstay's own agent in the middle of it.");
+    acts.release_with_a_crash("v3-identical", "v3").await?;
+    screen.line("Roll it back by hand: one swap, v2 is still warm.");
+    acts.roll_back("v3").await?;
 
-    line("The users go home. Every order is looked up by its reference.");
-    let report = traffic.end().await;
+    screen.line("The users go home. Every order is looked up by its reference.");
+    let (failed, agent_kills) = (acts.failed, acts.agent_kills);
+    let mut told = Instant::now();
+    let look_ups = |done, of| match of {
+        0 => screen.progress("the last journeys come to their end", &mut told),
+        of => screen.progress(&format!("{done} of {of} orders are looked up"), &mut told),
+    };
+    let report = traffic.end(look_ups).await;
     let status = stage.status().await?;
-    let lines = acts.lines(&status);
+    let mut histories = Vec::new();
+    for release in status.releases.iter().rev() {
+        histories.push(stage.history(release.number).await?);
+    }
+    let ended = Ended { report: &report, status: &status, histories: &histories, failed: &failed };
     let ledger = report.ledger.as_ref();
-    let summary = Summary {
+    Ok(Summary {
         requests: Requests {
             total: report.requests,
             failed: report.failed,
             cut: report.outcomes.cut,
-            instance_kill: 0,
+            instance_kill: ended.in_flight(),
             gateway_kill: 0,
         },
-        releases: lines,
+        releases: ended.lines(),
         ledger: Ledger {
             intended: ledger.map_or(0, |ledger| ledger.intended),
             acknowledged: ledger.map_or(0, |ledger| ledger.acknowledged),
@@ -60,145 +75,80 @@ pub(crate) async fn tell(stage: &Stage, say: &impl Fn(&str)) -> Result<Summary, 
             unknown: ledger.map_or(0, |ledger| ledger.unknown),
             unverified: ledger.map_or(0, |ledger| ledger.unverified),
         },
-        kills: Kills { agent: acts.agent_kills, gateway: 0, instance: 0 },
+        kills: Kills { agent: agent_kills, gateway: 0, instance: ended.crashes() },
         p99_ms: report.latency.p99_ms,
-        seconds: began.elapsed().as_secs_f64(),
-        broken: broken_promises(&report, &status),
-    };
-    Ok(summary)
+        seconds: screen.seconds(),
+        broken: promises::broken(&ended),
+    })
 }
 
-struct Acts<'a, L> {
+struct Acts<'a, S> {
     stage: &'a Stage,
-    line: &'a L,
+    screen: &'a Screen<'a, S>,
+    traffic: &'a Traffic,
     /// The failed requests seen when each release had ended, with its name.
     failed: Vec<(String, u64)>,
     agent_kills: u64,
 }
 
-impl<L: Fn(&str)> Acts<'_, L> {
-    /// A command that has to succeed.
-    async fn must(&self, arguments: &[&str]) -> Result<(), DemoError> {
-        let printed = |text: &str| (self.line)(&format!("   {text}"));
-        match self.stage.command(arguments, &printed).await? {
-            true => Ok(()),
-            false => Err(DemoError::Command {
-                command: arguments.join(" "),
-                status: "exit code 1".into(),
-                output: String::new(),
-            }),
-        }
-    }
-
-    async fn release(&mut self, traffic: &Traffic, folder: &str, name: &str) -> Result<(), DemoError> {
+impl<S: Fn(Told<'_>)> Acts<'_, S> {
+    /// A release, good or bad.
+    async fn release(&mut self, folder: &str, name: &str, more: &[&str]) -> Result<(), DemoError> {
         let artifact = self.stage.release(folder);
-        let printed = |text: &str| (self.line)(&format!("   {text}"));
-        let arguments = ["release", ENVIRONMENT, "--artifact", &artifact, "--name", name];
-        self.stage.command(&arguments, &printed).await?;
-        let failed = self.pause(traffic).await;
-        self.failed.push((name.to_owned(), failed));
+        let arguments = [&["release", ENVIRONMENT, "--artifact", &artifact, "--name", name], more].concat();
+        self.show(&mut Shown::new(name), self.stage.command(&arguments)).await?;
+        self.over(name).await;
         Ok(())
     }
 
-    async fn release_with_a_crash(&mut self, traffic: &Traffic) -> Result<(), DemoError> {
-        let (released, killed) = {
-            let stage = self.stage;
-            let crash = async {
-                let release = wait_for(stage, "the start of v2", |status| {
-                    let state = status.releases.first().map(|release| release.state.as_str());
-                    matches!(state, Some("provisioning" | "verifying"))
-                });
-                let agent = release.await?.agent_pid;
-                kill(agent)?;
-                (self.line)(&format!("   kill -9 {agent}: the agent is gone, the gateway serves on"));
-                let next = wait_for(stage, "another agent", |status| status.agent_pid != agent).await?;
-                (self.line)(&format!("   agent {} has taken over from the records", next.agent_pid));
-                Ok::<(), DemoError>(())
-            };
-            let artifact = stage.release("v2");
-            let printed = |text: &str| (self.line)(&format!("   {text}"));
-            let arguments = ["release", ENVIRONMENT, "--artifact", &artifact, "--name", "v2"];
-            tokio::join!(stage.command(&arguments, &printed), crash)
+    async fn release_with_a_crash(&mut self, folder: &str, name: &str) -> Result<(), DemoError> {
+        let (stage, screen) = (self.stage, self.screen);
+        let crash = async {
+            let halfway = wait_for(stage, "half of the users' having v3", |status| {
+                let release = status.releases.first().filter(|release| release.name == name);
+                // Once the gate has counted there.
+                release.is_some_and(|release| release.percent == 50.0 && release.gate.is_some())
+            });
+            let agent = halfway.await?.agent_pid;
+            kill(agent)?;
+            screen.line(&format!("   kill -9 {agent}: the agent is gone, the gateway serves on"));
+            let next = wait_for(stage, "another agent", |status| status.agent_pid != agent).await?;
+            screen.line(&format!("   agent {} has taken over from the records", next.agent_pid));
+            Ok::<(), DemoError>(())
         };
-        released?;
-        killed?;
+        let artifact = stage.release(folder);
+        let arguments = ["release", ENVIRONMENT, "--artifact", &artifact, "--name", name];
+        let both = async { tokio::try_join!(stage.must(&arguments), crash) };
+        self.show(&mut Shown::new(name), both).await?;
         self.agent_kills += 1;
-        let failed = self.pause(traffic).await;
-        self.failed.push(("v2".to_owned(), failed));
         Ok(())
     }
 
-    /// Lets the users go on for two seconds and says how they fare. Gives the failed requests so far.
-    async fn pause(&self, traffic: &Traffic) -> u64 {
-        let (requests, failed) = traffic.watch(2).await;
-        (self.line)(&format!("   users: {requests} requests so far, {failed} failed"));
+    /// Takes back the release that serves.
+    async fn roll_back(&mut self, name: &str) -> Result<(), DemoError> {
+        let mut shown = Shown::new(name);
+        self.screen.skip(self.stage, &mut shown).await;
+        self.show(&mut shown, self.stage.must(&["rollback", ENVIRONMENT])).await?;
+        self.over(name).await;
+        Ok(())
+    }
+
+    async fn show<T>(&self, shown: &mut Shown, work: impl Future<Output = T>) -> T {
+        self.screen.show(self.stage, shown, || self.traffic.so_far().1, work).await
+    }
+
+    /// What users saw of a release, now that it is over.
+    async fn over(&mut self, name: &str) {
+        let failed = self.pause(1).await;
+        self.failed.push((name.to_owned(), failed));
+    }
+
+    /// Lets the users go on for a while and says how they fare. Gives the failed requests so far.
+    async fn pause(&self, seconds: u64) -> u64 {
+        let (requests, failed) = self.traffic.watch(seconds).await;
+        self.screen.line(&format!("   users: {requests} requests so far, {failed} failed"));
         failed
     }
-
-    fn lines(&self, status: &Status) -> Vec<ReleaseLine> {
-        let mut releases: Vec<&ReleaseSummary> = status.releases.iter().collect();
-        releases.reverse();
-        let mut before = 0;
-        let mut lines = Vec::new();
-        for release in releases {
-            let seen = self.failed.iter().find(|(name, _)| *name == release.name);
-            let after = seen.map_or(before, |(_, failed)| *failed);
-            lines.push(ReleaseLine {
-                name: release.name.clone(),
-                outcome: release.state.clone(),
-                reason: release.reason.clone(),
-                reason_text: release.reason_text.clone(),
-                switch_ms: release.switch_ms,
-                rollback_ms: release.rollback_ms,
-                failed: after.saturating_sub(before),
-            });
-            before = after;
-        }
-        lines
-    }
-}
-
-/// What the demo promises and did not hold, in words.
-fn broken_promises(report: &validate::LoadReport, status: &Status) -> Vec<String> {
-    let mut broken = Vec::new();
-    if report.failed > 0 {
-        let samples: Vec<_> = report.samples.iter().map(|sample| format!("{sample:?}")).collect();
-        broken.push(format!(
-            "{} of {} requests failed: {}",
-            report.failed,
-            report.requests,
-            samples.join("; ")
-        ));
-    }
-    match &report.ledger {
-        None => broken.push("there is no ledger".into()),
-        Some(ledger) => {
-            if ledger.lost + ledger.duplicated + ledger.unverified > 0 || ledger.acknowledged == 0 {
-                broken.push(format!(
-                    "of {} acknowledged orders {} are lost, {} duplicated, {} could not be looked up",
-                    ledger.acknowledged, ledger.lost, ledger.duplicated, ledger.unverified
-                ));
-            }
-        }
-    }
-    // The oldest first, with how each has to end. The last that got through is the one that serves.
-    let expected = [
-        ("r1", "done"),
-        ("v2", "rolled_back"),
-        ("v2-again", "done"),
-        ("v3-broken", "refused"),
-        ("v3-errors", "rolled_back"),
-    ];
-    let seen: Vec<_> =
-        status.releases.iter().rev().map(|release| (release.name.as_str(), release.state.as_str())).collect();
-    if seen != expected {
-        broken.push(format!("the releases ended as {seen:?}, not as {expected:?}"));
-    }
-    let serving = status.stamps.first().map(|stamp| stamp.name.as_str());
-    if serving != Some("v2-again") || !status.active_ready {
-        broken.push(format!("{serving:?} serves, not v2"));
-    }
-    broken
 }
 
 async fn wait_for(
@@ -214,7 +164,7 @@ async fn wait_for(
         {
             return Ok(status);
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(LOOK).await;
     }
     Err(DemoError::Late(what))
 }

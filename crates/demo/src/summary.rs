@@ -1,5 +1,6 @@
 //! What the demo showed, as numbers and as a table.
 
+use crate::screen::first_line;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -31,7 +32,7 @@ pub struct Requests {
     pub failed: u64,
     /// Of these, ended without a complete answer.
     pub cut: u64,
-    /// Of these, in flight on an instance that was killed on purpose.
+    /// Of these, in flight on an instance that ended itself, as v3-crash does.
     pub instance_kill: u64,
     /// Of these, in flight on a gateway that was killed on purpose.
     pub gateway_kill: u64,
@@ -44,16 +45,25 @@ pub struct ReleaseLine {
     pub name: String,
     /// How it ended: `done`, `rolled_back` or `refused`.
     pub outcome: String,
+    /// The same, under the name it has in `status`.
+    pub state: String,
     /// Why it did not get through, for programs.
     pub reason: Option<String>,
-    /// The same for people.
+    /// The same for people, in the words of the gate where that decided.
     pub reason_text: Option<String>,
+    /// What the gate looked at that decided against it: `latency`, `tail`, `crash` and so on.
+    pub check: Option<String>,
+    /// The percentages of users that it had, one after the other.
+    pub steps: Vec<f64>,
     /// From the decision to the last request on the stamp before it.
     pub switch_ms: Option<f64>,
     /// From the decision to take it back to the last request on its stamp.
     pub rollback_ms: Option<f64>,
     /// Requests that failed while it was under way.
     pub failed: u64,
+    /// Requests of users that met what is wrong with it: those that failed and, where it was taken back because it
+    /// was slow, those that it answered.
+    pub users_hurt: u64,
 }
 
 /// The orders, looked up one by one.
@@ -75,10 +85,12 @@ pub struct Ledger {
 
 /// What was killed on purpose.
 #[derive(Debug, Clone, Copy, Serialize)]
-#[expect(missing_docs, reason = "the processes of an environment")]
 pub struct Kills {
+    /// mainstay's agent.
     pub agent: u64,
+    /// mainstay's gateway.
     pub gateway: u64,
+    /// An instance of the shop, by itself.
     pub instance: u64,
 }
 
@@ -90,31 +102,51 @@ impl Summary {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{:12} {:12} {:>10} {:>11} {:>7}  why",
-            "release", "outcome", "switched", "taken back", "failed"
+            "{:10} {:12} {:>7} {:>9} {:>10} {:>5}  why",
+            "release", "outcome", "users", "switched", "taken back", "hurt"
         );
         for release in &self.releases {
+            let users = release.steps.iter().copied().reduce(f64::max);
+            let users = users.map_or_else(String::new, |percent| format!("{percent:.0} %"));
             // The rest is in the story above: what was printed, and hints.
-            let why = release.reason_text.as_deref().unwrap_or("").split(';').next().unwrap_or("");
-            let _ = writeln!(
-                text,
-                "{:12} {:12} {:>10} {:>11} {:>7}  {why}",
+            let words = first_line(release.reason_text.as_deref().unwrap_or(""));
+            let why = match &release.check {
+                Some(check) => format!("{check}: {words}"),
+                None => words,
+            };
+            let line = format!(
+                "{:10} {:12} {users:>7} {:>9} {:>10} {:>5}  {why}",
                 release.name,
                 release.outcome,
                 ms(release.switch_ms),
                 ms(release.rollback_ms),
-                release.failed
+                release.users_hurt
             );
+            let _ = writeln!(text, "{}", line.trim_end());
         }
-        let Requests { total, failed, cut, .. } = self.requests;
+        let Requests { total, failed, instance_kill, .. } = self.requests;
         let Ledger { acknowledged, lost, duplicated, unknown, .. } = self.ledger;
-        let _ = writeln!(text, "\nrequests  {total}, {failed} failed, {cut} cut, p99 {:.1} ms", self.p99_ms);
+        let _ = write!(
+            text,
+            "\nrequests  {total}, {} failed, p99 {:.1} ms",
+            failed.saturating_sub(instance_kill),
+            self.p99_ms
+        );
+        let _ = match instance_kill {
+            0 => writeln!(text),
+            in_flight => {
+                writeln!(text, "; not counted: {in_flight} in flight on v3-crash's instance as it aborted")
+            }
+        };
         let _ = writeln!(
             text,
             "orders    {acknowledged} acknowledged, {lost} lost, {duplicated} duplicated, {unknown} without an answer"
         );
-        let _ =
-            writeln!(text, "killed    the agent {} time(s), in the middle of a release", self.kills.agent);
+        let _ = writeln!(
+            text,
+            "killed    the agent with kill -9 in the middle of a release: {}",
+            self.kills.agent
+        );
         let _ = match self.broken.is_empty() {
             true => write!(text, "every promise was kept, in {:.0} s", self.seconds),
             false => write!(text, "BROKEN: {}", self.broken.join("\nBROKEN: ")),

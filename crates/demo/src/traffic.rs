@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use validate::{LoadOptions, LoadReport, Plan, Progress, Target};
+use validate::{LoadOptions, LoadReport, Phase, Plan, Progress, Target};
 
-/// Flows started per second.
-pub(crate) const RATE: f64 = 60.0;
+/// Flows started per second: few enough for a small machine that is busy, and as many as let the gate see ten requests
+/// of the candidate in most seconds on the route of the product list while one in ten users has it (`stats::block`).
+pub(crate) const RATE: f64 = 90.0;
 /// The longest the story may take.
-const LONGEST: Duration = Duration::from_secs(240);
+const LONGEST: Duration = Duration::from_secs(600);
+/// How often it is looked at how far the look-ups are.
+const LOOK: Duration = Duration::from_millis(200);
 /// The picks of flows and users.
 const SEED: u64 = 42;
 
@@ -28,6 +31,9 @@ struct Seen {
     requests: AtomicU64,
     failed: AtomicU64,
     ticks: AtomicU64,
+    /// Orders to look up, and those that are.
+    intended: AtomicU64,
+    looked_up: AtomicU64,
 }
 
 impl Traffic {
@@ -43,10 +49,19 @@ impl Traffic {
                 tell.requests.store(progress.requests, Ordering::Relaxed);
                 tell.failed.store(progress.failed, Ordering::Relaxed);
                 tell.ticks.fetch_add(1, Ordering::Relaxed);
+                if let Phase::Confirming { done, of } = progress.phase {
+                    tell.looked_up.store(done, Ordering::Relaxed);
+                    tell.intended.store(of, Ordering::Relaxed);
+                }
             };
             validate::load(target, &flows, options, progress, stopped).await
         });
         Self { stop, seen, report }
+    }
+
+    /// The requests and failures so far, as of less than a second ago.
+    pub(crate) fn so_far(&self) -> (u64, u64) {
+        (self.seen.requests.load(Ordering::Relaxed), self.seen.failed.load(Ordering::Relaxed))
     }
 
     /// Waits until `seconds` of further traffic were seen. Gives the requests and failures so far.
@@ -55,14 +70,23 @@ impl Traffic {
         while self.seen.ticks.load(Ordering::Relaxed) < until && !self.report.is_finished() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        (self.seen.requests.load(Ordering::Relaxed), self.seen.failed.load(Ordering::Relaxed))
+        self.so_far()
     }
 
-    /// Sends the users home and looks up every order.
-    pub(crate) async fn end(self) -> LoadReport {
+    /// Sends the users home and looks up every order; `tell` hears how many are, out of how many.
+    pub(crate) async fn end(mut self, mut tell: impl FnMut(u64, u64)) -> LoadReport {
         // A run that has ended by itself needs no stop.
         let _ = self.stop.send(true);
-        match self.report.await {
+        let report = loop {
+            tokio::select! {
+                report = &mut self.report => break report,
+                () = tokio::time::sleep(LOOK) => {
+                    let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+                    tell(count(&self.seen.looked_up), count(&self.seen.intended));
+                }
+            }
+        };
+        match report {
             Ok(report) => report,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }

@@ -59,7 +59,7 @@ pub(crate) enum Verb {
     /// Print the JSON Schema of the workload file
     Schema,
     #[cfg(feature = "demo")]
-    /// Watch a shop take orders through releases, a crash and two bad releases
+    /// Watch a shop take orders through good releases, two that are taken back, and a kill -9
     Demo(DemoFlags),
 }
 

@@ -54,6 +54,16 @@ impl Output {
             to_stderr("");
         }
     }
+
+    /// Takes away a line that was written by [`Output::progress`], where that replaces lines.
+    #[cfg(feature = "demo")]
+    pub(crate) fn progress_gone(self) {
+        let mut error = std::io::stderr();
+        if !self.json && error.is_terminal() {
+            // As in `to_stderr`.
+            let _ = write!(error, "\r\x1b[2K").and_then(|()| error.flush());
+        }
+    }
 }
 
 /// A line on standard error. A reader that has gone, such as `head`, is not an error of ours.

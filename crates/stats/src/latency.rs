@@ -80,6 +80,8 @@ pub enum LatencyVerdict {
     TooFew {
         /// How many there are.
         blocks: usize,
+        /// How many of them found it slower. Half of them are reason to look longer.
+        over: usize,
     },
 }
 
@@ -230,7 +232,7 @@ impl LatencyTest {
         let blocks = self.tracks.iter().map(|track| track.answers.len()).max().unwrap_or(0);
         let over = self.tracks.iter().map(Track::over).max().unwrap_or(0);
         if blocks < OVER {
-            return LatencyVerdict::TooFew { blocks };
+            return LatencyVerdict::TooFew { blocks, over };
         }
         let worse = self.tracks.iter().zip(Quantile::ALL).find(|(track, _)| track.over() >= OVER);
         match worse {

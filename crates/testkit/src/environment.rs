@@ -11,6 +11,8 @@ use tempfile::TempDir;
 /// Where the ports of environments begin, and how many there are.
 const FIRST_PORT: u16 = 61_000;
 const PORTS: u16 = 4_000;
+/// How far apart test programs begin. It shares no factor with `PORTS`, so none of the ports is left out.
+const APART: u32 = 37;
 
 /// How long an environment may take to go down before it is killed.
 const DOWN_PATIENCE: Duration = Duration::from_secs(20);
@@ -212,8 +214,8 @@ fn make_writable(folder: &Path) {
 /// (32768 to 60999 unless set otherwise): the users of other tests would take it in the meantime.
 fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test programs that run at the same time begin elsewhere.
-    let begin = std::process::id() % u32::from(PORTS);
+    // Test programs that run at the same time begin elsewhere, also those whose processes are next to each other.
+    let begin = std::process::id() % u32::from(PORTS) * APART;
     for _ in 0..PORTS {
         let turn = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
         let offset = u16::try_from((begin + turn) % u32::from(PORTS)).expect("less than PORTS");

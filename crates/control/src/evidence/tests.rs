@@ -37,6 +37,10 @@ fn configuration(objective: Option<Objective>) -> Configuration {
 
 /// What is held against a candidate after so many seconds beside the old stamp.
 fn after(seconds: u64, old: Second, new: Second, weight: u16, objective: Option<Objective>) -> Vec<Check> {
+    seen(seconds, old, new, weight, objective).against()
+}
+
+fn seen(seconds: u64, old: Second, new: Second, weight: u16, objective: Option<Objective>) -> Evidence {
     let configuration = configuration(objective);
     let mut evidence = Evidence::default();
     evidence.begin_step(weight);
@@ -52,7 +56,7 @@ fn after(seconds: u64, old: Second, new: Second, weight: u16, objective: Option<
         evidence.take(&increment, Sides { old: Some(OLD), candidate: NEW, weight }, &configuration);
     }
     assert_eq!(evidence.step().candidate_requests, new.requests * seconds);
-    evidence.against()
+    evidence
 }
 
 fn first(found: &[Check]) -> Option<&str> {
@@ -95,6 +99,16 @@ fn an_objective_that_the_old_stamp_misses_too_is_not_held_against_the_new_one() 
     let objective = Some(Objective { errors: 0.01, p99: Some(Duration::from_millis(100)) });
     assert!(after(60, slow, slow, 5000, objective).is_empty());
     assert_eq!(first(&after(60, FINE, slow, 5000, objective)), Some("latency"));
+}
+
+#[test]
+fn a_step_that_is_too_short_for_a_verdict_can_still_look_bad() {
+    let slow = Second { us: 60_000, ..FINE };
+    for (seconds, new, suspicious) in [(5, slow, true), (2, slow, false), (5, FINE, false)] {
+        let evidence = seen(seconds, FINE, new, 5000, None);
+        assert!(evidence.against().is_empty());
+        assert_eq!(evidence.suspicious().is_some(), suspicious, "{seconds}");
+    }
 }
 
 #[test]

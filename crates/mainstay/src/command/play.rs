@@ -11,6 +11,8 @@ use model::template::Template;
 use model::verdict::Verdict;
 use model::workload::Configuration;
 use std::collections::BTreeMap;
+#[cfg(feature = "demo")]
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use tokio::sync::watch;
 use validate::{LoadOptions, Plan, SmokeOptions, Target};
@@ -99,8 +101,17 @@ fn exit(verdict: Verdict) -> ExitCode {
 /// `mainstay demo`.
 #[cfg(feature = "demo")]
 pub(crate) async fn demo(keep: bool, output: Output) -> Result<ExitCode, Failure> {
-    let options = demo::Options { program: std::env::current_exe()?, keep };
-    let told = demo::run(&options, |line| output.say(line)).await;
+    let terminal = std::io::stderr().is_terminal();
+    let options = demo::Options { program: std::env::current_exe()?, keep, terminal };
+    let say = |told: demo::Told<'_>| match told {
+        demo::Told::Line(line) => {
+            output.progress_gone();
+            output.say(line);
+        }
+        demo::Told::Progress(line) => output.progress(line),
+    };
+    let told = demo::run(&options, say).await;
+    output.progress_gone();
     let summary = told.map_err(|error| Failure::machine(error.to_string()))?;
     let json = serde_json::to_value(&summary).map_err(|e| Failure::machine(e.to_string()))?;
     output.say("");

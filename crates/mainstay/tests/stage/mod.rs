@@ -1,8 +1,8 @@
 //! Environments that tests of whole releases act in.
-#![expect(unreachable_pub, reason = "each test program uses a part of it")]
-#![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part of it")]
+#![expect(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
 use serde_json::Value;
+use std::process::{Child, Command, Stdio};
 use testkit::{Environment, get, wait_until};
 
 pub const MAINSTAY: &str = env!("CARGO_BIN_EXE_mainstay");
@@ -120,6 +120,66 @@ pub fn agent_was_killed(environment: &Environment) -> bool {
 
 pub fn kill(pid: &Value) {
     let pid = pid.as_u64().expect("a process").to_string();
-    let killed = std::process::Command::new("kill").args(["-9", &pid]).status().expect("kill can be run");
+    let killed = Command::new("kill").args(["-9", &pid]).status().expect("kill can be run");
     assert!(killed.success());
+}
+
+/// Longer than a load test is ever needed here: it is told to stop.
+const FOR_LONG: &str = "10m";
+
+/// Users who play the flows, one of which has a ledger, and who check afterwards that each order is there once.
+pub struct Load(Child);
+
+impl Load {
+    /// Starts it and waits until some were served.
+    pub fn on(environment: &Environment) -> Self {
+        let arguments = ["--json", "load", "here", "--rate", "50/s", "--for", FOR_LONG];
+        let mut command = environment.command(&arguments);
+        let load = Self(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it can be run"));
+        more_are_served(environment);
+        load
+    }
+
+    /// Ends it, as Ctrl-C does, and gives its report: no order is lost, none there twice, each was looked up.
+    pub fn stop(mut self) -> Value {
+        let pid = self.0.id().to_string();
+        let told = Command::new("kill").args(["-INT", &pid]).status().expect("kill can be run");
+        assert!(told.success());
+        let stdout = self.0.stdout.take().expect("it is piped");
+        let report: Value = serde_json::from_reader(stdout).expect("a report");
+        self.0.wait().expect("it can be waited for");
+        let ledger = &report["ledger"];
+        assert!(ledger["acknowledged"].as_u64().is_some_and(|orders| orders > 10), "{report}");
+        for never in ["lost", "duplicated", "unverified"] {
+            assert_eq!(ledger[never], 0, "{never}: {report}");
+        }
+        report
+    }
+
+    /// The same, and every single request was served.
+    pub fn all_were_served(self) {
+        let report = self.stop();
+        assert_eq!(report["failed"], 0, "{report}");
+        assert_eq!(report["outcomes"]["no_socket"], 0, "{report}");
+        assert_eq!(report["ledger"]["unknown"], 0, "{report}");
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // It has ended, unless the test has failed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until so many more were served that there is an order among them, whatever chance does.
+pub fn more_are_served(environment: &Environment) {
+    let before = wait_until("the gateway is there", || served(environment));
+    wait_until("users come", || served(environment).filter(|served| *served > before + 100));
+}
+
+/// The requests that the gateway has answered.
+fn served(environment: &Environment) -> Option<u64> {
+    environment.status()?["gateway"]["requests"].as_u64()
 }

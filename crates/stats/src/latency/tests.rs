@@ -31,7 +31,7 @@ fn worse(test: &LatencyTest) -> Option<LatencyFinding> {
 fn eight_of_the_last_ten_blocks_decide() {
     let mut test = LatencyTest::new();
     blocks(&mut test, 7, 60.0, 20.0);
-    assert_eq!(test.verdict(), LatencyVerdict::TooFew { blocks: 7 });
+    assert_eq!(test.verdict(), LatencyVerdict::TooFew { blocks: 7, over: 7 });
     blocks(&mut test, 3, 20.0, 20.0);
     assert_eq!(test.verdict(), LatencyVerdict::Fine { blocks: 10, over: 7 });
     blocks(&mut test, 7, 60.0, 20.0);
@@ -105,7 +105,7 @@ fn one_slow_request_of_ten_is_luck() {
 fn alone_it_is_compared_with_what_was_before() {
     let mut test = LatencyTest::new();
     (0..20).for_each(|_| test.push_alone(&spread(100, 50.0, 60.0)));
-    assert_eq!(test.verdict(), LatencyVerdict::TooFew { blocks: 0 }, "nothing is known of before");
+    assert_eq!(test.verdict(), LatencyVerdict::TooFew { blocks: 0, over: 0 }, "nothing is known of before");
     blocks(&mut test, 9, 20.0, 20.0);
     blocks(&mut test, 1, 25.0, 25.0);
     // Twice the slowest block of before is allowed.
@@ -122,5 +122,5 @@ fn a_block_without_requests_says_nothing() {
     let mut test = LatencyTest::new();
     (0..20).for_each(|_| push(&mut test, &none, [&some, &some]));
     (0..20).for_each(|_| push(&mut test, &some, [&none, &none]));
-    assert_eq!(test.verdict(), LatencyVerdict::TooFew { blocks: 0 });
+    assert_eq!(test.verdict(), LatencyVerdict::TooFew { blocks: 0, over: 0 });
 }
