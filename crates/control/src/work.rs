@@ -161,7 +161,10 @@ impl Work {
         });
         match work.await {
             Ok(Ok(release)) => {
-                let text = format!("resolved as {}", release.digest.short());
+                let limited = release.configuration.services.values().any(|s| s.limits.memory.is_some());
+                let memory =
+                    if limited { "; `limits.memory` is watched by the gate, not enforced" } else { "" };
+                let text = format!("resolved as {}{memory}", release.digest.short());
                 Outcome { release: Some(release), ..Outcome::event(Event::Resolved, text) }
             }
             Ok(Err(error)) => Outcome::failed(ReasonKind::Artifact, error.text()),

@@ -126,6 +126,10 @@ pub(crate) struct ReleaseFlags {
     #[arg(long)]
     pub(crate) rehearse: bool,
 
+    /// Print what would happen, and stop
+    #[arg(long)]
+    pub(crate) plan: bool,
+
     #[command(flatten)]
     pub(crate) command: CommandFlags,
 }

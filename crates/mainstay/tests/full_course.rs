@@ -232,3 +232,31 @@ fn after_contracting_code_of_before_is_refused_by_name() {
     let refused = format!("{refused:?}");
     assert!(refused.contains("has contracted it to 2") && refused.contains("(v2)"), "{refused}");
 }
+
+#[test]
+fn a_plan_says_what_would_happen_and_nothing_does() {
+    let environment = full(None);
+    let planned =
+        environment.mainstay(&["--json", "release", "here", "--artifact", "v2", "--plan"]).ok().json();
+    let states: Vec<_> =
+        planned["plan"].as_array().expect("steps").iter().map(|step| &step["state"]).collect();
+    assert_eq!(
+        states,
+        [
+            "planned",
+            "expanding",
+            "provisioning",
+            "verifying",
+            "warming",
+            "shifting",
+            "switching",
+            "baking",
+            "promoted",
+            "retiring",
+            "contracting",
+            "done"
+        ]
+    );
+    let status = environment.status().expect("it is up");
+    assert_eq!(status["releases"].as_array().map(Vec::len), Some(1), "{status}");
+}

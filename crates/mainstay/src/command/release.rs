@@ -1,4 +1,6 @@
-//! `release` and `rollback`.
+//! `release`, `rollback` and `abort`.
+
+mod plan;
 
 use crate::command::show::agent_status;
 use crate::command::up;
@@ -27,6 +29,9 @@ pub(crate) async fn release(
         None => of_command(&found, wanted, output).await?,
     };
     let agent = found.patient_agent();
+    if wanted.plan {
+        return plan::show(&found, &request, output).await;
+    }
     let until = if wanted.wait { Until::Ended } else { Until::Promoted };
     let release = carry_out(&agent, &request, until, output).await?;
     let environment = &found.name;
