@@ -5,6 +5,7 @@ use crate::evidence::check;
 use api::gateway::{PREVIEW_HEADER, STAMP_HEADER};
 use api::operator::Check;
 use model::flow::Flow;
+use model::machine::TOP_UP_LIMIT;
 use model::name::FlowName;
 use model::verdict::Verdict;
 use model::workload::Configuration;
@@ -16,8 +17,6 @@ use validate::{LoadOptions, LoadReport, Plan, Target};
 
 /// How fast flows are played: slow enough not to be noticed by users.
 const PLAYS_PER_SECOND: f64 = 20.0;
-/// How long they are played at most.
-const LONGEST: Duration = Duration::from_secs(30);
 /// So many requests more may fail than on the stamp before: fewer are chance.
 const FAILURES_MORE: u64 = 2;
 /// So many times as slow, at p95, is not chance.
@@ -43,7 +42,7 @@ impl TopUp {
         }
         let steps = flows.values().map(|flow| flow.steps.len()).min().unwrap_or(1).max(1) as f64;
         let plays = (configuration.policy.min_requests as f64 / steps).ceil();
-        let seconds = (plays / PLAYS_PER_SECOND).max(1.0).min(LONGEST.as_secs_f64());
+        let seconds = (plays / PLAYS_PER_SECOND).max(1.0).min(TOP_UP_LIMIT.as_secs_f64());
         let plan = Plan::constant(PLAYS_PER_SECOND, Duration::from_secs_f64(seconds)).ok()?;
         let play = |stamp: &'static str| self.play_on(stamp, configuration, &flows, plan);
         match self.compared {

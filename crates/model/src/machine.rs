@@ -21,7 +21,7 @@ pub use conduct::{
     Action, Order, SCHEMA_SMOKE_LIMIT, Side, actions, deadline, falls_back, offers, order, runs, serving,
     stops, weight, workers,
 };
-pub use conduct::{DEADLINE_SLACK, RESOLVE_LIMIT, SMOKE_LIMIT, SWITCH_LIMIT};
+pub use conduct::{DEADLINE_SLACK, RESOLVE_LIMIT, SMOKE_LIMIT, STORE_LIMIT, SWITCH_LIMIT, TOP_UP_LIMIT};
 pub use reason::{Reason, ReasonKind};
 
 use crate::workload::Configuration;

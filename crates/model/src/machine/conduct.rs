@@ -1,7 +1,7 @@
 //! What holds while a release is in a state: what is done, who serves, what runs, for how long.
 
 use super::{Course, State};
-use crate::workload::{Configuration, ReleasePolicy};
+use crate::workload::{Configuration, ReleasePolicy, StoreKind};
 use std::time::Duration;
 
 /// What an agent does on entering a state. Each may be repeated at any time.
@@ -250,6 +250,10 @@ pub const SMOKE_LIMIT: Duration = Duration::from_secs(60);
 pub const SCHEMA_SMOKE_LIMIT: Duration = SMOKE_LIMIT;
 /// How long the gateway may take to be told. It is restarted within milliseconds when it dies.
 pub const SWITCH_LIMIT: Duration = Duration::from_secs(30);
+/// How long a database server may take until it lets clients in: it may have to be made, or to recover.
+pub const STORE_LIMIT: Duration = Duration::from_secs(150);
+/// How long flows are played for a candidate that has too few requests.
+pub const TOP_UP_LIMIT: Duration = Duration::from_secs(30);
 /// What a deadline adds to the times a user configured, for what surrounds them.
 pub const DEADLINE_SLACK: Duration = Duration::from_secs(10);
 
@@ -262,18 +266,25 @@ pub fn deadline(state: &State, configuration: &Configuration) -> Option<Duration
         service.map_or(1, |service| service.instances)
     };
     let policy = &configuration.policy;
+    let servers = || match configuration.stores.values().any(|store| store.kind == StoreKind::Postgres) {
+        true => STORE_LIMIT,
+        false => Duration::ZERO,
+    };
+    let judged = |time| ReleasePolicy::patience(time) + TOP_UP_LIMIT + DEADLINE_SLACK;
     match state {
         State::Planned => Some(RESOLVE_LIMIT),
         State::Expanding => {
             let hooks: Duration = configuration.expanding().map(|(_, store)| store.hook_timeout).sum();
-            Some(hooks + SCHEMA_SMOKE_LIMIT * instances() + DEADLINE_SLACK)
+            Some(servers() + hooks + SCHEMA_SMOKE_LIMIT * instances() + DEADLINE_SLACK)
         }
         // Services start one after the other where they need each other, so their times add up at worst.
-        State::Provisioning => Some(services().map(|s| s.ready.timeout).sum::<Duration>() + DEADLINE_SLACK),
+        State::Provisioning => {
+            Some(servers() + services().map(|s| s.ready.timeout).sum::<Duration>() + DEADLINE_SLACK)
+        }
         State::Verifying => Some(SMOKE_LIMIT * instances() + DEADLINE_SLACK),
         State::Warming => Some(policy.warm_up + DEADLINE_SLACK),
-        State::Shifting { .. } => Some(ReleasePolicy::patience(policy.step_time) + DEADLINE_SLACK),
-        State::Baking => Some(ReleasePolicy::patience(policy.bake) + DEADLINE_SLACK),
+        State::Shifting { .. } => Some(judged(policy.step_time)),
+        State::Baking => Some(judged(policy.bake)),
         State::Switching | State::RehearsingBack | State::RehearsingForward => Some(SWITCH_LIMIT),
         State::Promoted => Some(policy.keep_old),
         State::Contracting => {
