@@ -46,7 +46,7 @@ listen = { http = "127.0.0.1:@PORT@" }
 run           = ["@PROGRAM@", "demo-shop", "serve", "--port", "{port}", "--data", "{data}"]
 artifact      = "v1"
 instances     = 2
-ready         = { get = "/readyz", timeout = "20s" }
+ready         = { get = "/readyz", timeout = "10s" }
 drain_timeout = "5s"
 @MORE@
 """
@@ -81,6 +81,8 @@ def say(text):
 
 def options(name, about):
     """The options that all of these benchmarks have."""
+    # Whoever is told to stop takes down what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(prog=f"./bench {name}", description=about)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument("--program", help="a build of mainstay; without it one is made with `--profile release`")

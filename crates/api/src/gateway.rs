@@ -80,7 +80,7 @@ pub struct Guard {
     /// Errors of the watched stamp beyond what the other stamp's rate of errors explains, counted since the stamp
     /// was first watched. Errors are as in [`RouteMeasures::errors`].
     pub max_excess_errors: u32,
-    /// Connections that the watched stamp's instances did not take, since it was first watched.
+    /// Connections that the watched stamp's instances did not take within two seconds.
     pub max_connect_failures: u32,
 }
 
@@ -234,7 +234,8 @@ pub struct RouteMeasures {
     /// Requests that were dispatched, or failed to be, on this stamp, and have an outcome. What clients gave up
     /// is left out, and what asked for a stamp or an instance at the preview door: only users are measured.
     pub requests: u64,
-    /// Of these: answered with 5xx by the service, or 502 or 504 by the gateway, or cut after the answer began.
+    /// Of these: answered with 5xx by the service, or 502 or 504 by the gateway, or 503 because no instance was
+    /// ready, or cut after the answer began, or given up by a client who had waited for five seconds.
     pub errors: u64,
     /// Latencies from the arrival of a request's head to the head of its answer, in two halves to which requests
     /// went in turn: pairs of bucket and count, ascending, empty buckets left out. Buckets are those of

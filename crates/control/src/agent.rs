@@ -253,6 +253,11 @@ impl Agent {
             let request = serde_json::from_str(&record.request).map_err(damaged)?;
             tracing::info!(release = %record.number, state = %record.state, "taking over");
             let kept = self.kept(&record).await?;
+            let mut record = record;
+            if matches!(record.state, State::Shifting { .. } | State::Baking) {
+                // What the agent before has seen of the candidate went with it: its step is seen anew.
+                record.state_since_ms = api::clock::unix_ms();
+            }
             self.set_current(Current::new(record, request, None, kept));
             self.ensure_stamps().await?;
             self.believe_the_gateway().await?;

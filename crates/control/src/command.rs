@@ -97,7 +97,7 @@ impl Agent {
         }
     }
 
-    fn check(&self, request: &ReleaseRequest) -> Result<(), Problem> {
+    pub(crate) fn check(&self, request: &ReleaseRequest) -> Result<(), Problem> {
         let environment = &self.mark.environment;
         let bad = |message: String| Err(Problem::new(Code::BadRequest, message));
         let configuration = &request.configuration;
@@ -261,7 +261,8 @@ impl Agent {
         self.work = JoinSet::new();
         let serial = self.router.want(table, Persist::After);
         let router = self.router.clone();
-        let stores = self.stores.watch();
+        let (stores, servers) = (self.stores.watch(), self.stores.instances().collect());
+        let driver = Arc::clone(&self.driver);
         let stamps: Vec<_> = self
             .stamps
             .values()
@@ -276,6 +277,10 @@ impl Agent {
             }
             for (_, watch, _) in stamps {
                 watch.stopped().await;
+            }
+            // A hook that runs is stopped too, while it still has its store.
+            if let Err(error) = driver.sweep(&servers).await {
+                tracing::error!("{error}");
             }
             // What others have stopped using.
             stores.stop().await;

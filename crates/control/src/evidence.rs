@@ -3,6 +3,7 @@
 
 use crate::observe::{Counted, Increment};
 use api::operator::Check;
+use model::flow::Objective;
 use model::name::StampId;
 use model::verdict::Verdict;
 use model::workload::{Configuration, OTHER_ROUTE};
@@ -28,6 +29,8 @@ pub(crate) struct Evidence {
     routes: BTreeMap<String, Route>,
     /// Requests of this step, on all routes.
     step: Counts,
+    /// Requests and errors of the stamp before, over all steps.
+    active: (u64, u64),
     /// Once the candidate serves alone: its errors against those of the stamp before, all routes together.
     alone: Option<ObjectiveTest>,
     /// The weight under which the last increment was counted.
@@ -73,9 +76,17 @@ impl Evidence {
 
     /// The candidate serves alone from here: its errors are held against those that the stamp before had.
     pub(crate) fn alone(&mut self, requests_before: u64, errors_before: u64) {
-        if self.alone.is_none() {
-            self.alone = ObjectiveTest::errors_as_before(requests_before, errors_before, objective::ALPHA);
+        if self.alone.is_some() {
+            return;
         }
+        // A gateway that was started again has forgotten what this agent has seen.
+        let (requests, errors) = match self.active {
+            (requests, errors) if requests > requests_before => (requests, errors),
+            _ => (requests_before, errors_before),
+        };
+        let default = || ObjectiveTest::errors(Objective::default().errors, objective::ALPHA);
+        let test = ObjectiveTest::errors_as_before(requests, errors, objective::ALPHA);
+        self.alone = Some(test.unwrap_or_else(default));
     }
 
     /// Requests of this step.
@@ -106,6 +117,7 @@ impl Evidence {
             route.take(counts, new, active, increment, sides.weight);
         }
         self.step = self.step.plus(all);
+        self.active = (self.active.0 + all.active_requests, self.active.1 + all.active_errors);
         self.errors.get_or_insert_with(|| ErrorTest::new(errors::ALPHA / 2.0)).observe(all);
         if let Some(alone) = self.alone.as_mut().filter(|_| sides.weight == 10_000) {
             alone.observe(all.candidate_requests, all.candidate_errors);

@@ -49,9 +49,8 @@ impl Gate {
     pub(crate) async fn judge(self) -> Outcome {
         let mut increments = self.observer.increments();
         self.with_evidence(|evidence| evidence.begin_step(self.sides.weight));
-        if self.sides.weight == 10_000
-            && let Some((requests, errors)) = self.before().await
-        {
+        if self.sides.weight == 10_000 {
+            let (requests, errors) = self.before().await.unwrap_or_default();
             self.with_evidence(|evidence| evidence.alone(requests, errors));
         }
         let spent = Duration::from_millis(unix_ms().saturating_sub(self.since_ms)).min(self.time);
@@ -101,6 +100,12 @@ impl Gate {
                         watched = self.trips() => return self.exposed(&watched),
                         played = self.top_up.play(&self.configuration) => played,
                     };
+                    while let Ok(increment) = increments.try_recv() {
+                        self.take(&increment);
+                    }
+                    if let Some(outcome) = self.against() {
+                        return outcome;
+                    }
                     if let Some(outcome) = self.after_top_up(played, &lack) {
                         return outcome;
                     }

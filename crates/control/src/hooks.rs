@@ -52,6 +52,20 @@ pub(crate) fn ids(number: ReleaseNumber, configuration: &Configuration) -> Vec<I
     configuration.stores.keys().flat_map(both).collect()
 }
 
+/// What came of running a hook of several stores.
+pub(crate) struct Ran {
+    /// The stores whose hook has succeeded, with what it said.
+    pub(crate) done: Vec<(ComponentName, String)>,
+    /// Why it ended early.
+    pub(crate) failed: Option<Outcome>,
+}
+
+impl Ran {
+    pub(crate) fn text(&self) -> String {
+        self.done.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ")
+    }
+}
+
 /// What hooks run with.
 pub(crate) struct Hooks {
     pub(crate) number: ReleaseNumber,
@@ -63,11 +77,25 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    /// Runs this hook of every store that has one, one after the other. Gives what was run.
-    pub(crate) async fn run(&self, hook: Hook) -> Result<Vec<String>, Outcome> {
+    /// Whether this hook of some store was started, by this agent or one before it.
+    pub(crate) fn have_begun(&self, hook: Hook) -> bool {
+        let stores = &self.release.configuration.stores;
+        stores.iter().filter(|(_, store)| !hook.command(store).is_empty()).any(|(name, _)| {
+            let id = hook.id(self.number, name);
+            self.surroundings.folder.instance_log(id.stamp, &id.component, id.index).exists()
+        })
+    }
+
+    /// Runs this hook of every store that has one, one after the other, up to the first that fails.
+    pub(crate) async fn run(&self, hook: Hook) -> Ran {
+        let mut done = Vec::new();
+        let failed = self.run_each(hook, &mut done).await.err();
+        Ran { done, failed }
+    }
+
+    async fn run_each(&self, hook: Hook, done: &mut Vec<(ComponentName, String)>) -> Result<(), Outcome> {
         let stores = self.stores.clone().ready().await;
         stores.map_err(|text| Outcome::failed(ReasonKind::Store, text))?;
-        let mut ran = Vec::new();
         for (name, store) in &self.release.configuration.stores {
             if hook.command(store).is_empty() {
                 continue;
@@ -80,9 +108,9 @@ impl Hooks {
             let end = driver.run_hook(&start, store.hook_timeout).await;
             let end = end.map_err(|error| failed(error.to_string()))?;
             let last = end.lines.last().map(|line| format!(": {line}")).unwrap_or_default();
-            ran.push(format!("{} of {name} done{last}", hook.name()));
+            done.push((name.clone(), format!("{} of {name} done{last}", hook.name())));
         }
-        Ok(ran)
+        Ok(())
     }
 
     fn start(&self, hook: Hook, name: &ComponentName, store: &Store) -> Result<Start, MissingValue> {

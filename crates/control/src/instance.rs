@@ -26,6 +26,8 @@ pub(crate) const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 const WORKER_STEADY: Duration = Duration::from_millis(500);
 /// How often the memory of an instance with a limit is looked at.
 const MEMORY_LOOK: Duration = Duration::from_secs(1);
+/// How soon a worker is looked for again of which nothing could be found out.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How many ports are tried when strangers take them between the check and the start.
 const PORT_TRIES: u32 = 5;
 
@@ -213,14 +215,18 @@ pub(crate) async fn stop_wanted(want: &mut watch::Receiver<Want>) {
 
 /// The instance, when an earlier agent has left it running.
 async fn find(plan: &Plan) -> Option<Instance> {
-    match plan.surroundings.driver.adopt(&plan.id).await {
-        Ok(Adopted::Running(instance)) => Some(instance),
-        Ok(Adopted::Ended(_) | Adopted::Gone) => None,
-        Err(error) => {
-            // Starting it says what is wrong, if anything is.
-            tracing::warn!(instance = %plan.id, "cannot tell whether it runs: {error}");
-            None
+    loop {
+        match plan.surroundings.driver.adopt(&plan.id).await {
+            Ok(Adopted::Running(instance)) => return Some(instance),
+            Ok(Adopted::Ended(_) | Adopted::Gone) => return None,
+            Err(error) => tracing::warn!(instance = %plan.id, "cannot tell whether it runs: {error}"),
         }
+        if plan.service.http {
+            // Starting it says what is wrong, if anything is.
+            return None;
+        }
+        // Another worker may start in its place, so it has to be known.
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -402,8 +408,13 @@ fn start_of(plan: &Plan, port: u16, needed: &BTreeMap<String, Address>) -> Resul
 
 /// Stops it. What cannot be stopped is said: there is nothing else to do about it.
 async fn stop(plan: &Plan, instance: &Instance) {
-    if let Err(error) = instance.stop(plan.service.drain_timeout).await {
+    while let Err(error) = instance.stop(plan.service.drain_timeout).await {
         tracing::error!("{error}");
+        if plan.service.http {
+            return;
+        }
+        // Another worker may start in its place, so it has to be gone.
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

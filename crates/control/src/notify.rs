@@ -8,6 +8,7 @@ use model::workload::Notify;
 use serde_json::json;
 use std::process::Stdio;
 use std::time::Duration;
+use store::commit::WriteError;
 use store::records::{Records, Untold};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
@@ -16,6 +17,8 @@ use tokio::sync::watch;
 const TRIES: u32 = 6;
 /// The first wait between tries; each is twice the one before.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait for a disk that has no room to record who was told.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long a command or a call may take.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// How many events are read at a time.
@@ -35,31 +38,37 @@ pub(crate) struct Notifier {
 impl Notifier {
     /// Tells what there is to tell, until the agent ends.
     pub(crate) async fn run(mut self) {
+        // What was told and could not be recorded as told is not told again by this agent.
+        let mut told = 0;
+        let mut wait = FIRST_WAIT;
         loop {
             self.news.borrow_and_update();
-            loop {
-                let untold = match self.records.untold(BATCH).await {
-                    Ok(untold) => untold,
-                    Err(error) => {
-                        tracing::warn!("who is to be told of what cannot be read: {error}");
-                        break;
-                    }
-                };
-                if untold.is_empty() {
-                    break;
-                }
-                for event in untold {
-                    self.tell(&event).await;
-                    if let Err(error) = self.records.told(event.id).await {
-                        // It will be told again.
-                        tracing::warn!("that a change was told cannot be recorded: {error}");
-                        break;
+            match self.tell_all(&mut told).await {
+                Ok(()) => {
+                    wait = FIRST_WAIT;
+                    if self.news.changed().await.is_err() {
+                        return;
                     }
                 }
+                Err(WriteError::Fenced { .. }) => return,
+                Err(error) => {
+                    tracing::warn!("that changes were told cannot be read or recorded: {error}");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
             }
-            if self.news.changed().await.is_err() {
-                return;
+        }
+    }
+
+    async fn tell_all(&self, told: &mut u64) -> Result<(), WriteError> {
+        loop {
+            let untold = self.records.untold(BATCH).await?;
+            let Some(last) = untold.last().map(|event| event.id) else { return Ok(()) };
+            for event in untold.iter().filter(|event| event.id > *told) {
+                self.tell(event).await;
             }
+            *told = last.max(*told);
+            self.records.told(last).await?;
         }
     }
 

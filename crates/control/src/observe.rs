@@ -31,6 +31,8 @@ pub(crate) struct Watching {
     pub(crate) state: &'static str,
     /// The candidate's users of 10,000.
     pub(crate) weight: u16,
+    /// Whether an agent before this one has measured it, and what it had not recorded yet is not known.
+    pub(crate) resumed: bool,
 }
 
 /// What is seen of the release under way, for status.
@@ -135,7 +137,11 @@ async fn measure(
 ) -> Result<(), Gone> {
     let mut before: Option<Measures> = router.measures().await;
     let (mut looked, mut ticks, mut points) = (Instant::now(), 0_u32, 0_u32);
+    let mut asked = looked;
     let mut open = ledger::Open::new(unix_ms());
+    if watching.resumed {
+        open.incomplete();
+    }
     loop {
         let ended = tokio::select! {
             changed = watched.changed() => {
@@ -146,14 +152,18 @@ async fn measure(
                     Some(_) | None => Some(None),
                 }
             }
-            () = tokio::time::sleep_until(looked + EVERY) => None,
+            () = tokio::time::sleep_until(looked.max(asked) + EVERY) => None,
         };
         let now = Instant::now();
-        let Some(measures) = router.measures().await else {
-            looked = now;
-            // Whatever this gateway has counted goes with it.
-            before = None;
-            open.incomplete();
+        asked = now;
+        let measures = router.measures().await;
+        let (Some(measures), Some(known)) = (&measures, &before) else {
+            // One that does not answer is asked again. Without a first reading nothing can be told from what was
+            // there before.
+            if before.is_none() {
+                open.incomplete();
+                (before, looked) = (measures, now);
+            }
             match ended {
                 Some(None) => return Ok(()),
                 Some(Some(next)) => watching = next,
@@ -161,13 +171,13 @@ async fn measure(
             }
             continue;
         };
-        let increment = Arc::new(since(before.as_ref(), &measures, now - looked));
-        open.add(before.as_ref(), &measures, &increment, &watching);
+        let increment = Arc::new(since(Some(known), measures, now - looked));
+        open.add(Some(known), measures, &increment, &watching);
         if let Some(increments) = increments.upgrade() {
             // Without a gate nobody listens.
             let _ = increments.send(increment);
         }
-        (before, looked, ticks) = (Some(measures), now, ticks + 1);
+        (before, looked, ticks) = (Some(measures.clone()), now, ticks + 1);
         if ended.is_some() || ticks >= span_ticks(points) {
             let point = open.close(&watching, unix_ms());
             (ticks, points) = (0, points + 1);

@@ -62,6 +62,11 @@ impl PortBook {
         (self.ports.clone(), self.taken.clone())
     }
 
+    /// Takes a port that was chosen from a copy; false when somebody has it by now.
+    pub(crate) fn reserve(&mut self, port: u16) -> bool {
+        self.taken.insert(port)
+    }
+
     /// An instance was found that uses `port`.
     pub(crate) fn take(&mut self, port: u16) {
         self.taken.insert(port);
@@ -190,9 +195,16 @@ impl Stamp {
         }
     }
 
-    /// Whether some instance may get requests.
+    /// Whether some instance may get users' requests.
     pub(crate) fn any_ready(&self) -> bool {
-        self.views().any(|(_, view)| view.ready().is_some())
+        let default = &self.release.configuration.gateway.default;
+        self.views().any(|(id, view)| id.component == *default && view.ready().is_some())
+    }
+
+    /// An instance that serves and was started again because it had ended by itself, in words.
+    pub(crate) fn has_crashed(&self) -> Option<String> {
+        let crashed = self.servers().find(|(_, view)| view.restarts > 0);
+        crashed.map(|(id, view)| format!("{id} {}", view.last_exit.unwrap_or_default()))
     }
 
     /// Watches and stops this stamp from elsewhere.
@@ -261,13 +273,22 @@ impl StampWatch {
         let _ = self.want.send(Want::Stop);
     }
 
-    /// Waits until an instance that serves has ended although nobody asked it to. Says which, and how.
+    /// The instances of a component that may get requests now, by index.
+    pub(crate) fn ready_indexes(&self, component: &ComponentName) -> Vec<u32> {
+        let ready = self
+            .instances
+            .iter()
+            .filter(|(id, view)| id.component == *component && view.borrow().ready().is_some());
+        ready.map(|(id, _)| id.index).collect()
+    }
+
+    /// Waits until an instance that serves has ended although nobody asked it to, also if that was before. Says
+    /// which, and how.
     pub(crate) async fn crashed(mut self) -> String {
         self.instances.retain(|(id, _)| !self.workers.contains(id));
         let waits = self.instances.iter_mut().map(|(id, view)| {
             Box::pin(async move {
-                let before = view.borrow().restarts;
-                let down = |view: &View| view.phase == Phase::Down || view.restarts > before;
+                let down = |view: &View| view.phase == Phase::Down || view.restarts > 0;
                 let exit = view.wait_for(down).await.map(|view| view.last_exit.clone());
                 match exit {
                     Ok(exit) => format!("{id} {}", exit.unwrap_or_default()),

@@ -129,7 +129,12 @@ impl Agent {
         let Some(Unrecorded { findings, text, .. }) = current.unrecorded.take() else { return Ok(()) };
         let state = current.record.state.clone();
         match self.record(&state, &findings, &text).await {
-            Ok(()) => self.tell_news(),
+            Ok(()) => {
+                self.tell_news();
+                if self.current.as_ref().is_some_and(|current| !current.begun) {
+                    self.begin_work();
+                }
+            }
             Err(WriteError::Full) => self.set_unrecorded(findings, text),
             Err(error) => return Err(error.into()),
         }
@@ -268,6 +273,7 @@ impl Agent {
             candidate: record.number.stamp(),
             state: record.state.name(),
             weight: current.share(),
+            resumed: current.decided_ns.is_none(),
         });
         self.observer.watch(watched);
     }
@@ -280,6 +286,11 @@ impl Agent {
             return;
         }
         let state = current.record.state.clone();
+        let goes_for_good = matches!(state, State::Retiring | State::Contracting);
+        if goes_for_good && current.unrecorded.is_some() {
+            // A new agent would still believe that there is a way back.
+            return;
+        }
         // Users are given to a stamp that is ready; one that is not, after a restart of this agent, is waited for.
         let gains_users = machine::offers(&state) || machine::falls_back(&state);
         if gains_users && let Some(candidate) = self.stamps.get(&current.record.number.stamp()) {
@@ -288,9 +299,14 @@ impl Agent {
                 Ok(false) => return,
                 // Whatever smoke has said of it before.
                 Err(text) => {
-                    self.work.spawn(async move { Outcome::failed(ReasonKind::NotReady, text) });
+                    let kind = if current.share() > 0 { ReasonKind::Crash } else { ReasonKind::NotReady };
+                    self.work.spawn(async move { Outcome::failed(kind, text) });
                     return self.work_has_begun();
                 }
+            }
+            if let Some(text) = candidate.has_crashed().filter(|_| current.share() > 0) {
+                self.work.spawn(async move { Outcome::failed(ReasonKind::Crash, text) });
+                return self.work_has_begun();
             }
         }
         let Some(table) = self.table(&state) else { return };
@@ -305,7 +321,7 @@ impl Agent {
             since_ms: current.record.state_since_ms,
             release: current.record.release.clone(),
             old_release,
-            stores: self.stores.watch(),
+            stores: self.stores.needed(&current.request.configuration),
             given: self.stores.given(&current.request.configuration),
             surroundings: current.record.release.as_ref().map(|release| self.surroundings(release)),
             observer: self.observer.clone(),
@@ -346,9 +362,19 @@ impl Agent {
     /// Starts the release that waited for the old stamp to be gone.
     async fn begin_waiting(&mut self) -> Result<(), AgentError> {
         let ended = self.current.as_ref().is_some_and(|current| current.record.state.is_final());
-        match self.waiting.take_if(|_| ended) {
-            Some((request, reply)) => self.begin(request, reply).await,
-            None => Ok(()),
+        let Some((request, reply)) = self.waiting.take_if(|_| ended) else { return Ok(()) };
+        // What it waited for may have contracted a schema.
+        let checked = match self.check(&request) {
+            Ok(()) => self.check_schemas(&request.configuration).await?,
+            Err(problem) => Err(problem),
+        };
+        match checked {
+            Ok(()) => self.begin(request, reply).await,
+            Err(problem) => {
+                // Whoever asked may have gone.
+                let _ = reply.send(Err(problem));
+                Ok(())
+            }
         }
     }
 
@@ -362,8 +388,8 @@ impl Agent {
         if !current.begun {
             self.begin_work();
         } else if let Some(table) = self.table(&current.record.state) {
-            let persist = persist_of(&current.record.state);
-            self.want(table, persist);
+            // It gives nobody users they did not have: a full disk must not keep it from the gateway.
+            self.want(table, Persist::After);
         }
     }
 

@@ -123,7 +123,16 @@ impl Stores {
         self.servers.iter().map(status).collect()
     }
 
-    /// Watches and stops them from elsewhere.
+    /// Watches those that a configuration needs. What others needed is no concern of its release.
+    pub(crate) fn needed(&self, configuration: &Configuration) -> StoresWatch {
+        let needed = |name: &ComponentName| {
+            configuration.stores.get(name).is_some_and(|store| store.kind == StoreKind::Postgres)
+        };
+        let servers = self.servers.iter().filter(|(name, _)| needed(name));
+        StoresWatch { servers: servers.map(|(name, server)| (name.clone(), server.clone())).collect() }
+    }
+
+    /// Watches and stops all of them from elsewhere.
     pub(crate) fn watch(&self) -> StoresWatch {
         StoresWatch { servers: self.servers.clone() }
     }
@@ -228,10 +237,19 @@ impl Keeper {
         };
         // Its own, which instances know, is taken by nobody else.
         taken.remove(&self.view.borrow().port);
-        let start = self.postgres.prepare(&mut ports, &taken).await.map_err(|error| match error.hint() {
-            Some(hint) => format!("could not be started: {error}; hint: {hint}"),
-            None => format!("could not be started: {error}"),
-        })?;
+        let start = loop {
+            let start =
+                self.postgres.prepare(&mut ports, &taken).await.map_err(|error| match error.hint() {
+                    Some(hint) => format!("could not be started: {error}; hint: {hint}"),
+                    None => format!("could not be started: {error}"),
+                })?;
+            let mut book = self.surroundings.ports.lock().unwrap_or_else(PoisonError::into_inner);
+            if start.port == self.view.borrow().port || book.reserve(start.port) {
+                break start;
+            }
+            // Somebody else was given it meanwhile.
+            taken.insert(start.port);
+        };
         let env: BTreeMap<String, String> = self
             .surroundings
             .base_env

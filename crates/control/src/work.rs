@@ -3,7 +3,7 @@
 
 use crate::evidence::{Evidence, Sides};
 use crate::gate::Gate;
-use crate::hooks::{Hook, Hooks};
+use crate::hooks::{self, Hook, Hooks};
 use crate::needs::Given;
 use crate::observe::Observer;
 use crate::resolve;
@@ -20,7 +20,7 @@ use model::machine::{Action, Course, Event, Reason, ReasonKind, State};
 use model::name::{ComponentName, InstanceId, ReleaseNumber, StampId};
 use model::verdict::Verdict;
 use model::workload::Configuration;
-use runtime::Driver;
+use runtime::{Adopted, Driver, HOOK_GRACE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -117,15 +117,22 @@ impl Work {
                     continue;
                 }
                 Action::StopOld => {
-                    text = self.stop(&self.old).await;
+                    let configuration = self.old_release.as_ref().map(|old| &old.configuration);
+                    text = self.stop(&self.old, configuration.unwrap_or(&self.request.configuration)).await;
                     continue;
                 }
                 Action::StopCandidate => {
-                    text = self.stop(&self.candidate).await;
+                    self.stop_hooks().await;
+                    text = self.stop(&self.candidate, &self.request.configuration).await;
                     continue;
                 }
             };
             return Outcome { routed, ..step };
+        }
+        if model::machine::falls_back(&self.state)
+            && let Some(tripped) = self.tripped().await
+        {
+            return Outcome { routed, ..tripped };
         }
         let event = match &self.state {
             State::Switching | State::RehearsingForward => Some(Event::Switched),
@@ -188,16 +195,29 @@ impl Work {
     /// Runs the `expand` hooks, then plays every flow on every instance of the stamp that serves: the code of before
     /// has to work on the new schema.
     async fn expand(&self) -> Outcome {
-        let ran = match self.hooks() {
-            Ok(hooks) => match hooks.run(Hook::Expand).await {
-                Ok(ran) => ran.join("; "),
-                Err(outcome) => return outcome,
-            },
+        let hooks = match self.hooks() {
+            Ok(hooks) => hooks,
             Err(outcome) => return *outcome,
         };
-        let Some(old) = &self.old_release else { return Outcome::event(Event::Expanded, ran) };
+        // Only what worked before is held against the schema. Once a hook has begun there is no before.
+        let failed_before = match &self.old_release {
+            Some(old) if !hooks.have_begun(Hook::Expand) => self.play(&old.configuration, &[]).await.err(),
+            Some(_) | None => None,
+        };
+        let ran = hooks.run(Hook::Expand).await;
+        let text = ran.text();
+        if let Some(outcome) = ran.failed {
+            return outcome;
+        }
+        let Some(old) = &self.old_release else { return Outcome::event(Event::Expanded, text) };
+        if let Some(failed) = failed_before {
+            let text = format!("{text}; {} did not pass its smoke before that either: {failed}", old.name);
+            return Outcome::event(Event::Expanded, text);
+        }
         match self.play(&old.configuration, &[]).await {
-            Ok(text) => Outcome::event(Event::Expanded, format!("{ran}; the stamp before on it: {text}")),
+            Ok(played) => {
+                Outcome::event(Event::Expanded, format!("{text}; the stamp before on it: {played}"))
+            }
             Err(text) => {
                 let text = format!("{} does not work on the new schema: {text}", old.name);
                 Outcome::failed(ReasonKind::Schema, text)
@@ -206,27 +226,23 @@ impl Work {
     }
 
     async fn contract(&self) -> Outcome {
-        let outcome = match self.hooks() {
-            Ok(hooks) => hooks.run(Hook::Contract).await,
-            Err(outcome) => Err(*outcome),
+        let hooks = match self.hooks() {
+            Ok(hooks) => hooks,
+            Err(outcome) => return *outcome,
         };
-        match outcome {
-            Ok(ran) => {
-                let stores = &self.request.configuration.stores;
-                let contracted = stores
-                    .iter()
-                    .filter(|(_, store)| !store.contract.is_empty())
-                    .filter_map(|(name, store)| Some((name.clone(), store.schema?.newest)));
-                Outcome {
-                    contracted: contracted.collect(),
-                    ..Outcome::event(Event::Contracted, ran.join("; "))
-                }
-            }
-            Err(outcome) => {
+        let ran = hooks.run(Hook::Contract).await;
+        let text = ran.text();
+        let stores = &self.request.configuration.stores;
+        let version = |name: &ComponentName| Some((name.clone(), stores.get(name)?.schema?.newest));
+        let contracted = ran.done.iter().filter_map(|(name, _)| version(name)).collect();
+        let outcome = match ran.failed {
+            None => Outcome::event(Event::Contracted, text),
+            Some(outcome) => {
                 let text = format!("{}; the schema stays expanded, and users are served", outcome.text);
                 Outcome { text, ..outcome }
             }
-        }
+        };
+        Outcome { contracted, ..outcome }
     }
 
     fn hooks(&self) -> Result<Hooks, Box<Outcome>> {
@@ -254,10 +270,19 @@ impl Work {
 
     /// Plays every flow once on every instance of the stamp that `headers` pick.
     async fn play(&self, configuration: &Configuration, headers: &[(&str, &str)]) -> Result<String, String> {
-        let instances = configuration.services[&configuration.gateway.default].instances;
+        let default = &configuration.gateway.default;
+        // Every instance of a candidate; of a stamp that serves, those that are there just now.
+        let indexes: Vec<u32> = match (headers.is_empty(), &self.old) {
+            (true, Some((_, old))) => old.ready_indexes(default),
+            (true, None) | (false, _) => (0..configuration.services[default].instances).collect(),
+        };
+        if indexes.is_empty() {
+            return Err("no instance is ready".into());
+        }
+        let instances = indexes.len();
         let options = SmokeOptions::new(configuration.class);
         let mut last: Option<SmokeReport> = None;
-        for index in 0..instances {
+        for index in indexes {
             let mut target = Target::of(configuration, self.http);
             let pick = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
             target.headers = pick.collect();
@@ -310,10 +335,37 @@ impl Work {
         TopUp { http: self.http, preview_token: self.preview_token.clone(), compared }
     }
 
+    /// A hook of a release that is given up is stopped: nobody waits for it any longer.
+    async fn stop_hooks(&self) {
+        for id in hooks::ids(self.number, &self.request.configuration) {
+            match self.driver.adopt(&id).await {
+                Ok(Adopted::Running(hook)) => {
+                    if let Err(error) = hook.stop(HOOK_GRACE).await {
+                        tracing::error!("{error}");
+                    }
+                }
+                Ok(Adopted::Ended(_) | Adopted::Gone) => {}
+                Err(error) => tracing::error!(hook = %id, "cannot tell whether it runs: {error}"),
+            }
+        }
+    }
+
+    /// The gateway's guard may have tripped while users were moved: then they are with the old stamp already.
+    async fn tripped(&self) -> Option<Outcome> {
+        let watched = self.router.look().await?.watched?;
+        let (candidate, _) = self.candidate.as_ref()?;
+        watched.tripped.filter(|_| watched.stamp == *candidate)?;
+        let text = format!(
+            "candidate {} errors of {} requests: the gateway took its users back",
+            watched.errors, watched.requests
+        );
+        Some(Outcome::failed(ReasonKind::Errors, text))
+    }
+
     /// Drains a stamp's closed slot and stops its instances.
-    async fn stop(&self, stamp: &Option<(StampId, StampWatch)>) -> String {
+    async fn stop(&self, stamp: &Option<(StampId, StampWatch)>, configuration: &Configuration) -> String {
         let Some((id, watch)) = stamp else { return "nothing was running".into() };
-        let patience = self.request.configuration.drain_timeout();
+        let patience = configuration.drain_timeout();
         let left = self.router.drained(*id, patience).await;
         watch.stop();
         watch.clone().stopped().await;

@@ -14,6 +14,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// A client that gave up after this long without an answer is held against the stamp; one that went sooner is not.
+const ABANDONED_AFTER: Duration = Duration::from_secs(5);
+
 /// How long an answer of the gateway's own may take to be taken by the client.
 const OWN_ANSWER_TIME: Duration = Duration::from_secs(10);
 
@@ -172,9 +175,10 @@ impl Exchange {
                 | Fault::UpstreamCut
                 | Fault::UpstreamMalformed
                 | Fault::Timeout
-                | Fault::IdleTimeout,
+                | Fault::IdleTimeout
+                | Fault::NoReadyInstance,
             ) => (true, true),
-            Some(Fault::NoReadyInstance | Fault::Overloaded) => (true, false),
+            Some(Fault::Overloaded) => (true, false),
             Some(
                 Fault::Malformed
                 | Fault::HeadTooLarge
@@ -192,8 +196,16 @@ impl Exchange {
                 | Fault::BodyTimeout
                 | Fault::ClientGone
                 | Fault::DrainCut,
-            )
-            | None => (false, false),
+            ) => (false, false),
+            // Dropped before there was an answer: the client has gone. One that has waited so long went because
+            // of the service.
+            None => {
+                let hung = self.attempts > 0
+                    && self.latency.is_none()
+                    && !self.worker.is_cutting()
+                    && self.started.elapsed() >= ABANDONED_AFTER;
+                (hung, hung)
+            }
         };
         let answered = self.latency.is_some();
         (answered || dispatched).then(|| Outcome {

@@ -223,11 +223,19 @@ impl Routes {
 
     /// Which users have the candidate, if any have. One branch when none have by the table.
     pub(crate) fn shift(&self) -> Option<Shift<'_>> {
-        if self.weight == 0 || self.has_tripped(Role::Candidate) {
+        if self.weight == 0 {
+            return None;
+        }
+        // A stamp that has no instance takes users back from nobody.
+        let back = self.active.as_ref().is_some_and(|active| !active.instances.is_empty());
+        if back && self.has_tripped(Role::Candidate) {
             return None;
         }
         let (active, candidate) = (self.active.as_ref()?, self.candidate.as_ref()?);
-        Some(Shift { active, candidate, weight: self.weight })
+        // With nobody to answer on the one, everybody is better off on the other.
+        let alone = active.instances.is_empty() && !candidate.instances.is_empty();
+        let weight = if alone { EVERYBODY } else { self.weight };
+        Some(Shift { active, candidate, weight })
     }
 
     /// The stamp of all other users. One branch without a fallback. A fallback that has no instance takes over from

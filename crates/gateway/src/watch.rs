@@ -5,6 +5,7 @@ use api::gateway::{Guard, Tripped, Watched};
 use model::name::StampId;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// How many standard deviations of its estimate the excess has to be above the limit, once the other stamp has errors
 /// too. `stats::exposure` has the same rule, and is simulated together with all other rules of a release.
@@ -12,6 +13,9 @@ const MARGIN: f64 = 4.0;
 /// With the stamp alone there is nothing to compare with. So many times the limit of errors, with not one success in
 /// between, are no chance; an outage in which half of the requests fail does not come to that.
 const ALONE_FACTOR: u64 = 3;
+
+/// Connect failures count together for this long: one now and then is no crash.
+const CONNECTS_WINDOW: Duration = Duration::from_secs(2);
 
 /// What was counted of a stamp.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,6 +72,9 @@ struct Exposure {
     in_a_row: u64,
     /// Whether there was anything to compare with.
     compared: bool,
+    /// When the present window of connect failures began, by CLOCK_MONOTONIC in nanoseconds, and how many there were
+    /// before it.
+    window: (u64, u64),
 }
 
 const ERRORS: u8 = 1;
@@ -110,8 +117,8 @@ impl Watch {
     /// Looks whether it is too much by now. Called for each error and each connect failure of the watched stamp.
     pub(crate) fn look(&self, guard: &Guard) {
         let now = [self.watched.tally(), self.beside.tally()];
-        let connects = now[0].since(self.watched_before).connect_failures;
         let mut exposure = self.exposure.lock().unwrap_or_else(PoisonError::into_inner);
+        let connects = exposure.connects(now[0].connect_failures, api::clock::monotonic_ns());
         exposure.observe(now);
         // Users who go back to a stamp that fails most requests itself gain nothing.
         let useful = now[1].errors * 2 < now[1].requests.max(1);
@@ -162,6 +169,16 @@ impl Watch {
 }
 
 impl Exposure {
+    /// Connections that were not taken in the present window, given how many there were in all.
+    fn connects(&mut self, all: u64, now_ns: u64) -> u64 {
+        if all > self.looked[0].connect_failures
+            && now_ns.saturating_sub(self.window.0) > CONNECTS_WINDOW.as_nanos() as u64
+        {
+            self.window = (now_ns, self.looked[0].connect_failures);
+        }
+        all - self.window.1.min(all)
+    }
+
     /// Takes in what was counted since the last look.
     fn observe(&mut self, now: [Tally; 2]) {
         let increment = [now[0].since(self.looked[0]), now[1].since(self.looked[1])];
@@ -252,6 +269,20 @@ mod tests {
             exposure.exceeds(10)
         });
         assert!(more.is_some_and(|more| (20..100).contains(&more)), "{more:?}");
+    }
+
+    #[test]
+    fn connections_that_were_not_taken_count_while_they_come_together() {
+        let mut exposure = Exposure::default();
+        let failed = |exposure: &mut Exposure, all: u64, seconds: f64| {
+            let connects = exposure.connects(all, (seconds * 1e9) as u64);
+            exposure.looked[0].connect_failures = all;
+            connects
+        };
+        let times = [(1, 10.0, 1), (2, 10.5, 2), (3, 20.0, 1), (4, 30.0, 1), (5, 30.1, 2), (6, 30.2, 3)];
+        for (all, seconds, expected) in times {
+            assert_eq!(failed(&mut exposure, all, seconds), expected, "at {seconds} s");
+        }
     }
 
     #[test]

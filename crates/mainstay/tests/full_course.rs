@@ -260,3 +260,20 @@ fn a_plan_says_what_would_happen_and_nothing_does() {
     let status = environment.status().expect("it is up");
     assert_eq!(status["releases"].as_array().map(Vec::len), Some(1), "{status}");
 }
+
+#[test]
+fn down_stops_a_hook_that_runs() {
+    let more = MORE.replace(
+        "contract = [\"sh\", \"-c\", \"echo begin >> \\\"$0\\\"; sleep 0.3;",
+        "contract = [\"sh\", \"-c\", \"echo contracting >> \\\"$0\\\"; sleep 600;",
+    );
+    assert_ne!(more, MORE);
+    let environment = stage::shop(&Shop { more: &more, policy: POLICY, ..Shop::plain() });
+    let contracting = wait_until("the hook of the first release runs", || {
+        let shim = environment.state().join("run/shims/s1-db-1/running.json");
+        let running: Value = serde_json::from_str(&std::fs::read_to_string(shim).ok()?).ok()?;
+        running["process"]["pid"].as_u64()
+    });
+    environment.mainstay(&["down", "here"]).ok();
+    assert!(!std::path::Path::new(&format!("/proc/{contracting}")).exists(), "the hook goes on");
+}

@@ -31,6 +31,7 @@ fn watching() -> Watching {
         candidate: StampId(2),
         state: "shifting",
         weight: 1000,
+        resumed: false,
     }
 }
 
