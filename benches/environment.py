@@ -82,7 +82,7 @@ def say(text):
 def options(name, about):
     """The options that all of these benchmarks have."""
     # Whoever is told to stop takes down what it has started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog=f"./bench {name}", description=about)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument("--program", help="a build of mainstay; without it one is made with `--profile release`")

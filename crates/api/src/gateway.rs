@@ -41,10 +41,9 @@ pub struct PutTable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Persist {
-    /// Before it acts; if it cannot be stored nothing changes. For giving a stamp users.
+    /// Before it acts; if it cannot be stored nothing changes. For the first stamp there is.
     First,
-    /// After it acts; if it cannot be stored it acts all the same, and the answer says so. For taking them
-    /// away.
+    /// After it acts; if it cannot be stored it acts all the same, and the answer says so.
     After,
 }
 

@@ -17,6 +17,8 @@ mod command;
 
 mod step;
 
+mod table;
+
 mod work;
 
 mod resolve;

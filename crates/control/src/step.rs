@@ -7,9 +7,10 @@ use crate::observe::Watching;
 use crate::router::RouterView;
 use crate::stamp::{Stamp, Surroundings};
 use crate::stores::StoreSurroundings;
+use crate::table::persist_of;
 use crate::work::{Outcome, Work};
 use api::clock::{monotonic_ns, unix_ms};
-use api::gateway::{Guard, Persist, Table, TableInstance, TableStamp};
+use api::gateway::Persist;
 use model::artifact::Release;
 use model::machine::{self, Event, Order, ReasonKind, Side, State};
 use model::name::{InstanceId, StampId};
@@ -20,10 +21,6 @@ use store::commit::WriteError;
 use store::records::Findings;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-
-/// So many connections that a new release's instances do not take bring its users back at once: one more than a
-/// restart of one instance between two looks.
-const CONNECT_FAILURES_LIMIT: u32 = 3;
 
 impl Agent {
     /// One step of the machine: recorded and acted in the order the new state asks for.
@@ -310,7 +307,7 @@ impl Agent {
             }
         }
         let Some(table) = self.table(&state) else { return };
-        let serial = self.want(table, persist_of(&state));
+        let serial = self.want(table, persist_of(&current.course, &state));
         let watch = |id: Option<StampId>| id.and_then(|id| Some((id, self.stamps.get(&id)?.watch())));
         let old_release = current_old(self).map(|stamp| Arc::clone(&stamp.release));
         let current = self.current.as_ref().expect("it was there above");
@@ -392,94 +389,11 @@ impl Agent {
             self.want(table, Persist::After);
         }
     }
-
-    /// Wants a table, unless it is the one that is wanted already. Gives its serial.
-    fn want(&mut self, table: Table, persist: Persist) -> u64 {
-        match &self.wanted {
-            Some((serial, how, wanted)) if *wanted == table && *how == persist => *serial,
-            _ => {
-                let serial = self.router.want(table.clone(), persist);
-                self.wanted = Some((serial, persist, table));
-                serial
-            }
-        }
-    }
-
-    /// What the gateway is to serve in `state`. None while an instance of a stamp it names has not been looked
-    /// for: it may well be serving.
-    fn table(&self, state: &State) -> Option<Table> {
-        let record = &self.current.as_ref()?.record;
-        let id = match machine::serving(state) {
-            Side::Old => record.old,
-            Side::Candidate => Some(record.number.stamp()),
-        };
-        let active = id.and_then(|id| self.stamps.get(&id));
-        if active.is_some_and(|stamp| !stamp.known()) {
-            return None;
-        }
-        let candidate = self.stamps.get(&record.number.stamp()).filter(|_| machine::offers(state));
-        let fallback = record.old.and_then(|id| self.stamps.get(&id)).filter(|_| machine::falls_back(state));
-        if [candidate, fallback].into_iter().flatten().any(|stamp| !stamp.known()) {
-            return None;
-        }
-        let course = &self.current.as_ref()?.course;
-        let policy = &self.current.as_ref()?.request.configuration.policy;
-        Some(Table {
-            preview_token: self.preview_token.clone(),
-            trusted_proxies: self.mark.listen.trusted_proxies.clone(),
-            active: active.map(table_stamp),
-            candidate: candidate.map(table_stamp),
-            weight: machine::weight(course, state),
-            fallback: fallback.map(table_stamp),
-            guard: (course.has_old && (machine::offers(state) || machine::falls_back(state))).then_some(
-                Guard {
-                    max_excess_errors: policy.max_excess_errors,
-                    max_connect_failures: CONNECT_FAILURES_LIMIT,
-                },
-            ),
-        })
-    }
 }
 
 /// The stamp that served when the release began, where it still runs.
 fn current_old(agent: &Agent) -> Option<&Stamp> {
     agent.current.as_ref().and_then(|current| agent.stamps.get(&current.record.old?))
-}
-
-fn table_stamp(stamp: &Stamp) -> TableStamp {
-    let configuration = &stamp.release.configuration;
-    let instances = stamp.views().filter(|(id, _)| id.component == configuration.gateway.default).filter_map(
-        |(id, view)| Some(TableInstance { index: id.index, address: view.ready()?, pid: view.pid? }),
-    );
-    TableStamp {
-        stamp: stamp.id,
-        release: stamp.id.release(),
-        name: stamp.release.name.clone(),
-        instances: instances.collect(),
-        settings: configuration.gateway.clone(),
-    }
-}
-
-/// A table that gives a stamp users is on disk before it acts; every other acts whatever the disk says.
-fn persist_of(state: &State) -> Persist {
-    match state {
-        State::Shifting { .. } | State::Switching | State::RehearsingForward => Persist::First,
-        State::Planned
-        | State::Expanding
-        | State::Provisioning
-        | State::Verifying
-        | State::Warming
-        | State::RehearsingBack
-        | State::Baking
-        | State::Promoted
-        | State::Contracting
-        | State::TakingBack { .. }
-        | State::Retiring
-        | State::Done
-        | State::Aborting { .. }
-        | State::Refused { .. }
-        | State::RolledBack { .. } => Persist::After,
-    }
 }
 
 /// Whether a state moves towards serving from the candidate, so that it can be given up.
