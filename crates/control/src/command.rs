@@ -204,7 +204,10 @@ impl Agent {
             return Ok(Err(nothing(message)));
         }
         let serving = machine::serving(&current.record.state) == Side::Candidate;
-        let old_ready = current.record.old.and_then(|id| self.stamps.get(&id)).is_some_and(Stamp::any_ready);
+        // An agent that has just taken over has not looked at every instance yet: they serve until it knows better,
+        // and the gateway is told when it does.
+        let may_serve = |stamp: &Stamp| stamp.any_ready() || !stamp.known();
+        let old_ready = current.record.old.and_then(|id| self.stamps.get(&id)).is_some_and(may_serve);
         if serving && current.record.old.is_some() && !old_ready {
             let message = format!("the stamp before {number} ({name}) has no instance that is ready");
             return Ok(Err(

@@ -266,3 +266,17 @@ fn what_was_promoted_serves_again_after_down_and_up() {
     assert_settled(&environment);
     assert_eq!(serving(&environment), "v2");
 }
+
+#[test]
+fn a_rollback_right_after_an_agent_was_killed_is_carried_out() {
+    for _ in 0..3 {
+        let environment = shop(None);
+        release(&environment, "v2").ok();
+        let before = assert_settled(&environment);
+        let users = Users::of(environment.address, "/healthz");
+        kill(&before["agent_pid"]);
+        environment.mainstay(&["rollback", "here"]).ok();
+        users.all_were_served();
+        assert_eq!(serving(&environment), "v1");
+    }
+}
