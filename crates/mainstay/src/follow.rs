@@ -69,7 +69,11 @@ pub(crate) async fn follow(
             ));
         }
         let arrived = match until {
-            Until::Promoted => news.release.state == "promoted" || news.release.ended,
+            // A first release has no stamp before it to keep: it tidies up at once.
+            Until::Promoted => {
+                let settled = matches!(news.release.state.as_str(), "promoted" | "retiring" | "contracting");
+                settled || news.release.ended
+            }
             Until::Ended => news.release.ended,
         };
         // The release is as it was when its events were read: what ended it is among them.
