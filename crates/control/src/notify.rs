@@ -21,6 +21,10 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How long a command or a call may take.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// How much of an answer is read, in bytes.
+const ANSWER_LIMIT: u64 = 64 * 1024;
+/// How long the rest of an answer is waited for.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// How many events are read at a time.
 const BATCH: u32 = 16;
 
@@ -169,9 +173,11 @@ async fn post(url: &str, body: &str) -> Result<(), String> {
     );
     stream.write_all(head.as_bytes()).await.map_err(|e| e.to_string())?;
     stream.write_all(body.as_bytes()).await.map_err(|e| e.to_string())?;
-    // `HTTP/1.1 200` is all that is read.
+    // `HTTP/1.1 200` is all that counts. The rest is read so that whoever answers is not cut short.
     let mut status = [0; 12];
     stream.read_exact(&mut status).await.map_err(|e| e.to_string())?;
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(ANSWER_TIME, stream.take(ANSWER_LIMIT).read_to_end(&mut rest)).await;
     match &status {
         [b'H', b'T', b'T', b'P', b'/', _, b'.', _, b' ', b'2', _, _] => Ok(()),
         other => Err(format!("answered {}", String::from_utf8_lossy(other))),
