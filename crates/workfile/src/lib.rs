@@ -38,7 +38,7 @@ pub use text::{DURATION_LIMIT, DurationError, parse_duration as duration};
 
 use error::{Findings, Wrong};
 use model::name::{ComponentName, EnvironmentName, WorkloadName};
-use model::workload::{Configuration, Store};
+use model::workload::Configuration;
 use serde::Deserialize as _;
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -177,11 +177,8 @@ impl Workfile {
     /// Where the artifact of each component lies when it is not given with the release: of every service, and of
     /// every store that has a hook. `configuration` is one of this file's.
     pub fn artifacts(&self, configuration: &Configuration) -> BTreeMap<ComponentName, PathBuf> {
-        let services = configuration.services.iter().map(|(name, service)| (name, &service.artifact));
-        let hooked = |store: &Store| !store.expand.is_empty() || !store.contract.is_empty();
-        let stores = configuration.stores.iter().filter(|(_, store)| hooked(store));
-        let stores = stores.map(|(name, store)| (name, &store.artifact));
-        services.chain(stores).map(|(name, artifact)| (name.clone(), self.folder.join(artifact))).collect()
+        let at_home = |(name, artifact): (&ComponentName, &Path)| (name.clone(), self.folder.join(artifact));
+        configuration.artifacts().map(at_home).collect()
     }
 
     /// What the file says for one environment.
