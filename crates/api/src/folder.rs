@@ -124,6 +124,11 @@ impl StateFolder {
         self.root.join("control.db")
     }
 
+    /// The gateway's journal of queued requests.
+    pub fn queue_db(&self) -> PathBuf {
+        self.root.join("queue.db")
+    }
+
     /// Opens the preview door of this environment.
     pub fn preview_token(&self) -> PathBuf {
         self.secrets().join("preview-token")

@@ -11,7 +11,7 @@
 //!
 //! A table is the whole truth, not a change: putting the same one twice is harmless. SIGTERM drains.
 
-use model::name::{FenceToken, ReleaseNumber, StampId};
+use model::name::{ComponentName, Digest, FenceToken, ReleaseNumber, StampId};
 use model::workload::GatewaySettings;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -70,6 +70,23 @@ pub struct Table {
     /// candidate when it has a weight; otherwise the active one, when there is a fallback; otherwise none.
     #[serde(default)]
     pub guard: Option<Guard>,
+    /// The stamp that served before the active one and is kept warm, which routes with `previous_stamp` ask. While
+    /// there is a fallback, or a candidate with users, that is it without being named here.
+    #[serde(default)]
+    pub previous: Option<TableStamp>,
+    /// What is left of the stamp before the active one once it has stopped: for routes with `previous_stamp` that
+    /// name a folder of its artifact.
+    #[serde(default)]
+    pub kept: Option<KeptArtifact>,
+}
+
+/// The artifact of a stamp that has stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptArtifact {
+    /// The stamp.
+    pub stamp: StampId,
+    /// The artifact of the service that got its requests, in the environment's content store.
+    pub digest: Digest,
 }
 
 /// What trips the gateway's own guard over the stamp of a new release. It stays tripped until a table names other
@@ -96,6 +113,19 @@ pub struct TableStamp {
     pub instances: Vec<TableInstance>,
     /// What the release's configuration says of requests.
     pub settings: GatewaySettings,
+    /// Where sagas reach what else they call, by component.
+    #[serde(default)]
+    pub upstreams: BTreeMap<ComponentName, TableUpstream>,
+}
+
+/// A component that a saga calls.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableUpstream {
+    /// A service of the stamp: its ready instances.
+    Instances(Vec<TableInstance>),
+    /// An external: an absolute `http` or `https` URL, to whose path that of a call is appended.
+    Url(String),
 }
 
 /// One instance in a [`TableStamp`].
@@ -162,6 +192,47 @@ pub struct GatewayState {
     pub failed: u64,
     /// Slots that are closed and still have requests in flight, or were closed by the latest table.
     pub closed: Vec<ClosedSlot>,
+    /// The instances that the table names, and those that it names no longer and that still have requests in flight.
+    #[serde(default)]
+    pub instances: Vec<InstanceLoad>,
+    /// The environment's queue. None: no route is queued, and none was.
+    #[serde(default)]
+    pub queue: Option<QueueSummary>,
+}
+
+/// The queue at a glance; [`crate::queue::QueueStatus`] has the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QueueSummary {
+    /// Why queued routes are refused. None: they are not.
+    pub trouble: Option<String>,
+    /// Jobs that are waiting, being delivered or of unknown outcome.
+    pub depth: u64,
+    /// How long ago the oldest of them was accepted, in milliseconds.
+    pub oldest_ms: u64,
+    /// Of these, jobs whose outcome is unknown.
+    pub unknown: u64,
+    /// Jobs whose attempts were used up since the gateway started.
+    pub dead: u64,
+    /// Jobs that the service refused after they were acknowledged, since the gateway started.
+    pub rejected: u64,
+    /// Sagas that could not be undone since the gateway started.
+    pub sagas_stuck: u64,
+    /// Deliveries are held up by an operator, all or some.
+    pub paused: bool,
+}
+
+/// What an instance has to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceLoad {
+    /// Its stamp.
+    pub stamp: StampId,
+    /// Which copy.
+    pub index: u32,
+    /// Its process, as in [`TableInstance::pid`].
+    pub pid: u32,
+    /// Requests in flight on it.
+    pub in_flight: u32,
 }
 
 /// The stamp that a [`Guard`] watches, since it was first watched.
@@ -206,6 +277,9 @@ pub struct Measures {
     pub requests: u64,
     /// Requests repeated upstream.
     pub retries: u64,
+    /// Requests that had to wait because no instance took them, whatever became of them.
+    #[serde(default)]
+    pub held: u64,
     /// Requests that went wrong, by the kind of the gateway's own errors; kinds never seen are left out.
     pub faults: BTreeMap<String, u64>,
     /// The stamps of the latest tables, at most the active, candidate and fallback ones and the one before.

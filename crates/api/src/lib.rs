@@ -9,6 +9,8 @@ pub mod operator;
 
 pub mod gateway;
 
+pub mod queue;
+
 pub mod keeper;
 
 pub mod shim;

@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | | [`Status`] |
 //! | `GET /v1/configuration` | | the `model::workload::Configuration` of the release that serves |
 //! | `POST /v1/releases` | [`ReleaseRequest`] | [`Accepted`] |
+//! | `POST /v1/plan` | [`ReleaseRequest`] | [`Plan`]; nothing is begun |
 //! | `GET /v1/releases/{number}/events?after=SEQ` | | [`Events`]; waits up to [`EVENTS_WAIT`] for news |
 //! | `GET /v1/releases/{number}` | | [`History`] |
 //! | `POST /v1/rollback` | [`RollbackRequest`] | [`Accepted`] |
@@ -67,6 +68,16 @@ pub struct RollbackRequest {
     pub number: ReleaseNumber,
 }
 
+/// What is known of a release before it is begun: whether it fits, and whether it can be compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// [`crate::PROTOCOL_VERSION`].
+    pub v: u32,
+    /// `memory`, `disk`, `ports`, `open_files`, and `limits` where a stamp serves. One that fails is why the release
+    /// would be refused; an inconclusive one is to be known.
+    pub checks: Vec<Check>,
+}
+
 /// A release or a rollback was taken on; its events tell the rest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
@@ -108,10 +119,11 @@ pub struct Decision {
     pub checks: Vec<Check>,
 }
 
-/// One thing a gate looked at.
+/// One thing that a gate or a [`Plan`] looked at.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Check {
-    /// `crash`, `errors`, `exposure`, `latency`, `tail`, `objective`, `memory` or `sample`.
+    /// Of a gate `crash`, `errors`, `exposure`, `latency`, `tail`, `objective`, `memory` or `sample`; of a plan as said
+    /// there.
     pub check: String,
     /// The route, where it is about one.
     pub route: Option<String>,
@@ -166,6 +178,9 @@ pub struct LedgerCounts {
     pub client_gone: u64,
     /// Refused for what the client sent (4xx of the gateway).
     pub refused: u64,
+    /// Held for a while because no instance took them, whatever became of them.
+    #[serde(default)]
+    pub held: u64,
 }
 
 /// The ledger of one moment.
@@ -268,6 +283,9 @@ pub struct StampStatus {
     pub role: String,
     /// Its instances.
     pub instances: Vec<InstanceStatus>,
+    /// Services of which every instance fails its live probe: none is started again, and all keep serving.
+    #[serde(default)]
+    pub all_failing: Vec<ComponentName>,
 }
 
 /// One instance in a [`Status`].
@@ -290,4 +308,10 @@ pub struct InstanceStatus {
     pub restarts: u32,
     /// The last such exit or failed start, in words.
     pub last_exit: Option<String>,
+    /// Why its live probe fails, while it does. It may be ready all the same, when no other instance answers either.
+    #[serde(default)]
+    pub failing: Option<String>,
+    /// How often it was started again because it no longer answered its live probe.
+    #[serde(default)]
+    pub replaced: u32,
 }

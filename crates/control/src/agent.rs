@@ -13,7 +13,7 @@ use crate::step::since;
 use crate::stores::Stores;
 use crate::work::Outcome;
 use api::folder::{Mark, MarkError, StateFolder};
-use api::gateway::{Persist, Table};
+use api::gateway::{KeptArtifact, Persist, Table};
 use api::operator::{Accepted, Decision, ReleaseRequest};
 use api::problem::Problem;
 use model::machine::{self, Course, Event, State};
@@ -165,6 +165,8 @@ pub(crate) struct Agent {
     pub(crate) base_env: BTreeMap<String, String>,
     pub(crate) preview_token: String,
     pub(crate) stamps: BTreeMap<StampId, Stamp>,
+    /// What is left of the stamp before each one that may come to serve.
+    pub(crate) before: BTreeMap<StampId, Option<KeptArtifact>>,
     pub(crate) stores: Stores,
     /// Measures the gateway while a release is under way.
     pub(crate) observer: Observer,
@@ -216,6 +218,7 @@ impl Agent {
             base_env: base_env(mark.inherit_env),
             preview_token,
             stamps: BTreeMap::new(),
+            before: BTreeMap::new(),
             stores: Stores::new(folder.clone(), nudge.clone()),
             observer,
             evidence: Arc::default(),

@@ -7,7 +7,7 @@ use crate::stamp::Stamp;
 use crate::status;
 use api::clock::{monotonic_ns, unix_ms};
 use api::gateway::{Persist, Table};
-use api::operator::{Accepted, ReleaseRequest};
+use api::operator::{Accepted, Plan, ReleaseRequest};
 use api::problem::{Code, Problem};
 use model::machine::{self, Event, Side, State};
 use model::name::ReleaseNumber;
@@ -34,6 +34,10 @@ impl Agent {
                         Problem::new(Code::Conflict, "no release serves here yet")
                             .hint(format!("mainstay release {}", self.mark.environment))
                     }));
+            }
+            Command::Plan(request, reply) => {
+                let checks = self.capacity(&request).await?;
+                let _ = reply.send(Ok(Plan { v: api::PROTOCOL_VERSION, checks }));
             }
             Command::Release(request, reply) => self.release(*request, reply).await?,
             Command::Rollback(number, reply) => {
@@ -80,6 +84,10 @@ impl Agent {
         if let Ok(Err(error)) = found {
             let _ =
                 reply.send(Err(Problem::new(Code::BadRequest, error.to_string()).maybe_hint(error.hint())));
+            return Ok(());
+        }
+        if let Err(problem) = self.check_capacity(&request).await? {
+            let _ = reply.send(Err(problem));
             return Ok(());
         }
         match self.current.as_ref().map(|current| &current.record.state) {
@@ -260,6 +268,8 @@ impl Agent {
             weight: 0,
             fallback: None,
             guard: None,
+            previous: None,
+            kept: None,
         };
         self.work = JoinSet::new();
         let serial = self.router.want(table, Persist::After);

@@ -1,5 +1,6 @@
 //! One instance, supervised: found again or started, made ready, started again when it ends, stopped.
 
+use crate::live::{self, Ward};
 use crate::needs::{Address, Given, Need, addresses_of_needs, need_moved};
 use crate::stamp::Surroundings;
 use api::shim::{Start, StopSignal};
@@ -43,6 +44,10 @@ pub(crate) struct View {
     pub(crate) last_exit: Option<String>,
     /// Resident bytes, where a limit is set.
     pub(crate) memory: Option<u64>,
+    /// Why its live probe fails, while it does.
+    pub(crate) failing: Option<String>,
+    /// Starts because of that.
+    pub(crate) replaced: u32,
 }
 
 /// Where an instance is.
@@ -54,6 +59,8 @@ pub(crate) enum Phase {
     Starting,
     /// It may get requests.
     Ready(SocketAddr),
+    /// It runs, fails its live probe while others do not, and gets no requests until it is started again.
+    Failing,
     /// It is a worker, and works.
     Working,
     /// It has ended, or did not get ready, and will be started again.
@@ -87,17 +94,33 @@ pub(crate) struct Plan {
     /// readiness path says at this moment. It may be answering users.
     pub(crate) served: bool,
     pub(crate) surroundings: Arc<Surroundings>,
+    /// What the live probes of the stamp say.
+    pub(crate) ward: Arc<Ward>,
 }
 
 impl View {
     pub(crate) fn unknown() -> Self {
-        Self { phase: Phase::Unknown, port: 0, pid: None, restarts: 0, last_exit: None, memory: None }
+        Self {
+            phase: Phase::Unknown,
+            port: 0,
+            pid: None,
+            restarts: 0,
+            last_exit: None,
+            memory: None,
+            failing: None,
+            replaced: 0,
+        }
     }
 
     pub(crate) fn ready(&self) -> Option<SocketAddr> {
         match self.phase {
             Phase::Ready(address) => Some(address),
-            Phase::Unknown | Phase::Starting | Phase::Working | Phase::Down | Phase::Stopped => None,
+            Phase::Unknown
+            | Phase::Starting
+            | Phase::Failing
+            | Phase::Working
+            | Phase::Down
+            | Phase::Stopped => None,
         }
     }
 
@@ -113,6 +136,8 @@ enum Life {
     Stopped,
     /// It ended or did not get ready; `blameless` when a stranger had taken its port.
     Over { text: String, blameless: bool, was_ready: bool },
+    /// It no longer answered its live probe, and was stopped.
+    Failed { text: String },
 }
 
 /// How a running process was come by.
@@ -171,11 +196,18 @@ async fn keep(
         };
         let port = view.borrow().port;
         plan.surroundings.ports().release(port);
+        if !matches!(life, Life::Failed { .. }) {
+            plan.ward.away(&plan.id);
+        }
         // Those who need it have its address in their environment: it keeps it where it can. A port on which
         // it did not get ready is not tried again.
-        last_port = matches!(life, Life::Over { was_ready: true, .. }).then_some(port);
+        last_port = matches!(life, Life::Over { was_ready: true, .. } | Life::Failed { .. }).then_some(port);
         let (text, blameless) = match life {
             Life::Stopped => break,
+            Life::Failed { text } => {
+                live::replace(plan, &text, &publish);
+                continue;
+            }
             Life::Over { text, blameless, .. } => (text, blameless),
         };
         port_tries += 1;
@@ -188,6 +220,7 @@ async fn keep(
         publish(&|view| {
             view.phase = Phase::Down;
             view.pid = None;
+            view.failing = None;
             view.restarts += 1;
             view.last_exit = Some(text.clone());
         });
@@ -281,10 +314,15 @@ async fn live(
         view.pid = Some(pid);
         view.port = port;
     });
+    let mut address = None;
     let end = tokio::select! {
         ready = get_ready(plan, &instance, found.again) => match ready {
             Ok(phase) => {
                 publish(&|view| view.phase = phase);
+                plan.ward.ready(&plan.id);
+                if let Phase::Ready(at) = phase {
+                    address = Some(at);
+                }
                 None
             }
             Err(not_ready) => Some(never_ready(&not_ready, port)),
@@ -298,6 +336,7 @@ async fn live(
                 return Life::Over { text: describe_exit(&exit), blameless: false, was_ready: true };
             }
             never = watch_memory(plan, &instance, publish) => match never {},
+            text = live::failed(plan, &instance, address, want.clone(), publish) => Life::Failed { text },
             () = need_moved(plan, found.needed) => {
                 let text = "what it needs has another address: it is started again with that".into();
                 Life::Over { text, blameless: true, was_ready: true }

@@ -67,6 +67,7 @@ impl Open {
         let own = failed + shed + fault(UPSTREAM_CUT);
         counts.errors += (active_errors + candidate_errors).saturating_sub(own);
         counts.retried += now.retries.saturating_sub(before.map_or(0, |before| before.retries));
+        counts.held += now.held.saturating_sub(before.map_or(0, |before| before.held));
         counts.shed += shed;
         counts.cut += fault(CUT);
         counts.failed += failed;
@@ -138,6 +139,7 @@ pub(crate) fn of_points(points: &[String]) -> Ledger {
         sum.failed += more.failed;
         sum.client_gone += more.client_gone;
         sum.refused += more.refused;
+        sum.held += more.held;
         if point.not_accounted {
             ledger.not_accounted.push((point.at_ms.saturating_sub(point.span_ms), point.at_ms));
         }

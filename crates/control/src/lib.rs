@@ -19,7 +19,11 @@ mod step;
 
 mod table;
 
+mod previous;
+
 mod work;
+
+mod capacity;
 
 mod resolve;
 
@@ -46,6 +50,8 @@ mod observe;
 mod ledger;
 
 mod notify;
+
+mod live;
 
 mod instance;
 

@@ -19,10 +19,24 @@ pub(crate) struct Kept {
 impl Agent {
     /// What stays while `current` is under way.
     pub(crate) async fn kept(&self, current: &ReleaseRecord) -> Result<Kept, AgentError> {
-        let mut records = self.records.latest(RELEASES_KEPT).await?;
-        if let Some(old) = current.old {
+        self.latest_and(RELEASES_KEPT, current.old).await
+    }
+
+    /// What would stay if a release began now, that release itself not counted.
+    pub(crate) async fn kept_by_next(&self) -> Result<Kept, AgentError> {
+        self.latest_and(RELEASES_KEPT - 1, self.active()).await
+    }
+
+    async fn latest_and(&self, count: u32, old: Option<StampId>) -> Result<Kept, AgentError> {
+        let mut records = self.records.latest(count).await?;
+        if let Some(old) = old {
             // It serves, however many releases have failed since.
-            records.extend(self.records.release(old.release()).await?);
+            let old = self.records.release(old.release()).await?;
+            // What users of the stamp that serves may still have open comes from the one before it.
+            if let Some(before) = old.as_ref().and_then(|old| old.old) {
+                records.extend(self.records.release(before.release()).await?);
+            }
+            records.extend(old);
         }
         let stamps = records.iter().map(|record| record.number.stamp()).collect();
         let releases = records.iter().filter_map(|record| record.release.as_ref());
@@ -32,6 +46,11 @@ impl Agent {
 }
 
 impl Kept {
+    /// Bytes that [`Kept::clean`] would free of stored artifacts. Blocking.
+    pub(crate) fn reclaimable(&self, folder: &api::folder::StateFolder) -> u64 {
+        runtime::artifacts::reclaimable(folder, &self.artifacts).unwrap_or(0)
+    }
+
     /// Removes everything else. Called before an artifact is stored, never beside it. What cannot be removed
     /// is said and tried again with the next release.
     pub(crate) fn clean(&self, folder: &api::folder::StateFolder) {

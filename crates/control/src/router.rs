@@ -2,7 +2,7 @@
 
 use api::client::{CallError, Client};
 use api::gateway::{Applied, ClosedSlot, GatewayState, Measures, Persist, PutTable, Table};
-use model::name::{FenceToken, StampId};
+use model::name::{FenceToken, InstanceId, StampId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +18,10 @@ const RETRY_LAST: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often it is looked at while a stamp drains.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How often in a row an instance must be seen to be left alone by the gateway: one of its threads may have chosen it
+/// just before the table changed.
+const QUIET_LOOKS: u32 = 2;
 
 /// A table to bring.
 #[derive(Debug, Clone)]
@@ -90,6 +94,21 @@ impl Router {
     /// What the gateway has measured; none when it does not answer.
     pub(crate) async fn measures(&self) -> Option<Measures> {
         self.client.get("/v1/measures").await.ok()
+    }
+
+    /// Waits until the gateway sends an instance nothing more and has nothing in flight on it, or `patience` is over.
+    pub(crate) async fn let_go(&self, id: &InstanceId, pid: u32, patience: Duration) {
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut quiet = 0;
+        while quiet < QUIET_LOOKS && tokio::time::Instant::now() < deadline {
+            // One that does not answer may well be sending.
+            let has = self.look().await.is_none_or(|state| {
+                let loads = &state.instances;
+                loads.iter().any(|load| (load.stamp, load.index, load.pid) == (id.stamp, id.index, pid))
+            });
+            quiet = if has { 0 } else { quiet + 1 };
+            tokio::time::sleep(DRAIN_LOOK_EVERY).await;
+        }
     }
 
     /// Waits until nothing is in flight on a closed slot, or `patience` is over. Gives what is left.

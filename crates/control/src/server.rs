@@ -4,7 +4,7 @@ use crate::agent::AgentError;
 use crate::observe::Live;
 use api::folder::StateFolder;
 use api::operator::{
-    Accepted, EVENTS_WAIT, Events, History, ReleaseEvent, ReleaseRequest, RollbackRequest, Status,
+    Accepted, EVENTS_WAIT, Events, History, Plan, ReleaseEvent, ReleaseRequest, RollbackRequest, Status,
 };
 use api::problem::{Code, Problem};
 use axum::extract::rejection::JsonRejection;
@@ -29,6 +29,7 @@ pub(crate) enum Command {
     Status(oneshot::Sender<Status>),
     Configuration(Reply<Configuration>),
     Release(Box<ReleaseRequest>, Reply<Accepted>),
+    Plan(Box<ReleaseRequest>, Reply<Plan>),
     Rollback(ReleaseNumber, Reply<Accepted>),
     Abort(ReleaseNumber, Reply<Accepted>),
     Down(Reply<()>),
@@ -82,6 +83,7 @@ pub(crate) async fn serve(
         .route("/v1/status", get(status))
         .route("/v1/configuration", get(configuration))
         .route("/v1/releases", post(release))
+        .route("/v1/plan", post(plan))
         .route("/v1/releases/{number}/events", get(events))
         .route("/v1/releases/{number}", get(history))
         .route("/v1/rollback", post(rollback))
@@ -126,6 +128,15 @@ async fn release(
     let Json(request) = request.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
     spoken(request.v)?;
     Ok(Json(server.ask(|reply| Command::Release(Box::new(request), reply)).await??))
+}
+
+async fn plan(
+    State(server): State<Server>,
+    request: Result<Json<ReleaseRequest>, JsonRejection>,
+) -> Result<Json<Plan>, Refusal> {
+    let Json(request) = request.map_err(|e| Problem::new(Code::BadRequest, e.body_text()))?;
+    spoken(request.v)?;
+    Ok(Json(server.ask(|reply| Command::Plan(Box::new(request), reply)).await??))
 }
 
 async fn rollback(

@@ -1,7 +1,9 @@
 //! A stamp: all instances of one release, each in a task of its own.
 
 use crate::instance::{self, Phase, Plan, View, Want};
+use crate::live::Ward;
 use crate::needs::{Given, Need};
+use crate::router::Router;
 use api::folder::StateFolder;
 use model::artifact::Release;
 use model::name::{ComponentName, EnvironmentName, FenceToken, InstanceId, StampId};
@@ -24,6 +26,7 @@ pub(crate) struct Surroundings {
     pub(crate) release_id: String,
     /// What services see of the variables of whoever brought the environment up.
     pub(crate) base_env: BTreeMap<String, String>,
+    pub(crate) router: Router,
 }
 
 impl Surroundings {
@@ -88,6 +91,7 @@ pub(crate) struct Stamp {
     instances: Vec<(InstanceId, watch::Receiver<View>)>,
     /// Of `instances`, those that are workers.
     workers: BTreeSet<InstanceId>,
+    ward: Arc<Ward>,
     /// Dropping the stamp ends the tasks and leaves the processes to the next agent.
     _tasks: JoinSet<()>,
 }
@@ -117,6 +121,7 @@ impl Stamp {
                 senders.push((InstanceId { stamp: id, component: component.clone(), index }, sender));
             }
         }
+        let ward = Arc::new(Ward::of(services));
         let mut tasks = JoinSet::new();
         let mut instances = Vec::new();
         let mut workers = BTreeSet::new();
@@ -140,14 +145,23 @@ impl Stamp {
                 }
             };
             let surroundings = Arc::clone(surroundings);
-            let plan = Plan { id: instance, service, artifact, needs, given, served, surroundings };
+            let plan = Plan {
+                id: instance,
+                service,
+                artifact,
+                needs,
+                given,
+                served,
+                surroundings,
+                ward: Arc::clone(&ward),
+            };
             let changed = changed.clone();
             let nudge = move || {
                 let _ = changed.try_send(());
             };
             tasks.spawn(instance::supervise(plan, wanted, sender, nudge));
         }
-        Self { id, release: Arc::clone(&release), want, work, instances, workers, _tasks: tasks }
+        Self { id, release: Arc::clone(&release), want, work, instances, workers, ward, _tasks: tasks }
     }
 
     /// Every instance that serves, with what is known of it.
@@ -175,6 +189,11 @@ impl Stamp {
     /// Whether this agent has looked at every instance.
     pub(crate) fn known(&self) -> bool {
         self.servers().all(|(_, view)| view.phase != Phase::Unknown)
+    }
+
+    /// Services of which every instance fails its live probe.
+    pub(crate) fn all_failing(&self) -> Vec<ComponentName> {
+        self.ward.all_failing()
     }
 
     /// Whether every instance was told to stop and has.

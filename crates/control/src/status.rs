@@ -111,11 +111,14 @@ fn stamp_status(stamp: &Stamp, role: &str) -> StampStatus {
         restarts: view.restarts,
         last_exit: view.last_exit,
         memory: view.memory,
+        failing: view.failing,
+        replaced: view.replaced,
     });
     StampStatus {
         stamp: stamp.id,
         name: stamp.release.name.clone(),
         role: role.into(),
         instances: instances.collect(),
+        all_failing: stamp.all_failing(),
     }
 }

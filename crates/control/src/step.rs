@@ -185,6 +185,7 @@ impl Agent {
             let wanted = sides.iter().any(|(side, of)| *of == Some(*id) && machine::runs(&state, *side));
             wanted || !stamp.stopped()
         });
+        self.learn_previous().await?;
         self.hand_over();
         Ok(())
     }
@@ -221,7 +222,7 @@ impl Agent {
         }
     }
 
-    async fn release_of(&self, id: StampId) -> Result<Option<Arc<Release>>, AgentError> {
+    pub(crate) async fn release_of(&self, id: StampId) -> Result<Option<Arc<Release>>, AgentError> {
         if let Some(current) = &self.current
             && current.record.number.stamp() == id
         {
@@ -240,6 +241,7 @@ impl Agent {
             environment: self.mark.environment.clone(),
             release_id: release.digest.short().to_owned(),
             base_env: self.base_env.clone(),
+            router: self.router.clone(),
         })
     }
 
@@ -364,6 +366,11 @@ impl Agent {
         let checked = match self.check(&request) {
             Ok(()) => self.check_schemas(&request.configuration).await?,
             Err(problem) => Err(problem),
+        };
+        // And the machine may have become fuller since it was asked for.
+        let checked = match checked {
+            Ok(()) => self.check_capacity(&request).await?,
+            refused @ Err(_) => refused,
         };
         match checked {
             Ok(()) => self.begin(request, reply).await,

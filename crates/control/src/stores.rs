@@ -118,6 +118,8 @@ impl Stores {
                 restarts: view.restarts,
                 last_exit: view.last_exit,
                 memory: None,
+                failing: None,
+                replaced: 0,
             }
         };
         self.servers.iter().map(status).collect()

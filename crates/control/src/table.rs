@@ -1,9 +1,12 @@
 //! What the gateway is to serve: worked out from the state of the release, and from which instances are ready.
 
 use crate::agent::Agent;
+use crate::instance::View;
 use crate::stamp::Stamp;
-use api::gateway::{Guard, Persist, Table, TableInstance, TableStamp};
+use api::gateway::{Guard, Persist, Table, TableInstance, TableStamp, TableUpstream};
 use model::machine::{self, Course, Side, State};
+use model::name::{ComponentName, InstanceId};
+use std::collections::BTreeMap;
 
 /// So many connections that a new release's instances do not take bring its users back at once: one more than a
 /// restart of one instance between two looks.
@@ -36,7 +39,8 @@ impl Agent {
         }
         let candidate = self.stamps.get(&record.number.stamp()).filter(|_| machine::offers(state));
         let fallback = record.old.and_then(|id| self.stamps.get(&id)).filter(|_| machine::falls_back(state));
-        if [candidate, fallback].into_iter().flatten().any(|stamp| !stamp.known()) {
+        let previous = self.previous(state, active);
+        if [candidate, fallback, previous].into_iter().flatten().any(|stamp| !stamp.known()) {
             return None;
         }
         let course = &self.current.as_ref()?.course;
@@ -48,6 +52,8 @@ impl Agent {
             candidate: candidate.map(table_stamp),
             weight: machine::weight(course, state),
             fallback: fallback.map(table_stamp),
+            previous: previous.map(table_stamp),
+            kept: self.kept_artifact(state, active),
             guard: (course.has_old && (machine::offers(state) || machine::falls_back(state))).then_some(
                 Guard {
                     max_excess_errors: policy.max_excess_errors,
@@ -60,16 +66,36 @@ impl Agent {
 
 fn table_stamp(stamp: &Stamp) -> TableStamp {
     let configuration = &stamp.release.configuration;
-    let instances = stamp.views().filter(|(id, _)| id.component == configuration.gateway.default).filter_map(
-        |(id, view)| Some(TableInstance { index: id.index, address: view.ready()?, pid: view.pid? }),
-    );
     TableStamp {
         stamp: stamp.id,
         release: stamp.id.release(),
         name: stamp.release.name.clone(),
-        instances: instances.collect(),
+        instances: ready(stamp, &configuration.gateway.default),
         settings: configuration.gateway.clone(),
+        upstreams: upstreams(stamp),
     }
+}
+
+/// Where the sagas of a stamp reach what they call, but for the service that gets the requests.
+fn upstreams(stamp: &Stamp) -> BTreeMap<ComponentName, TableUpstream> {
+    let configuration = &stamp.release.configuration;
+    let steps = configuration.gateway.sagas.values().flat_map(|saga| &saga.steps);
+    let calls = steps.flat_map(|step| std::iter::once(&step.call).chain(&step.undo));
+    let called = calls.map(|call| &call.to).filter(|to| **to != configuration.gateway.default);
+    let upstream = |name: &ComponentName| match configuration.externals.get(name) {
+        Some(external) => TableUpstream::Url(external.url.clone()),
+        None => TableUpstream::Instances(ready(stamp, name)),
+    };
+    called.map(|name| (name.clone(), upstream(name))).collect()
+}
+
+/// The instances of a component that are ready.
+fn ready(stamp: &Stamp, component: &ComponentName) -> Vec<TableInstance> {
+    let views = stamp.views().filter(|(id, _)| id.component == *component);
+    let ready = |(id, view): (&InstanceId, View)| {
+        Some(TableInstance { index: id.index, address: view.ready()?, pid: view.pid? })
+    };
+    views.filter_map(ready).collect()
 }
 
 /// A table acts before the gateway has stored it: the state it follows from is recorded, and a gateway that dies in

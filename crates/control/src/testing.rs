@@ -2,7 +2,7 @@
 
 use model::name::{ComponentName, EnvironmentName, WorkloadName};
 use model::workload::{
-    Affinity, Class, Configuration, GatewayLimits, GatewaySettings, Listen, Notify, ReleasePolicy,
+    Class, Configuration, GatewaySettings, Listen, Notify, ReleasePolicy,
 };
 use std::collections::BTreeMap;
 
@@ -16,14 +16,7 @@ pub(crate) fn configuration() -> Configuration {
         services: BTreeMap::new(),
         stores: BTreeMap::new(),
         externals: BTreeMap::new(),
-        gateway: GatewaySettings {
-            default: ComponentName::new("api").expect("a name"),
-            hosts: Vec::new(),
-            access_log: true,
-            limits: GatewayLimits::default(),
-            routes: Vec::new(),
-            affinity: Affinity::default(),
-        },
+        gateway: GatewaySettings::of(ComponentName::new("api").expect("a name")),
         flows: BTreeMap::new(),
         policy: ReleasePolicy::default(),
         notify: Notify::default(),

@@ -1,6 +1,7 @@
 //! What the states of a release do. One task works at a time; it is dropped when the state changes, and
 //! everything it does may be done again.
 
+use crate::capacity;
 use crate::evidence::{Evidence, Sides};
 use crate::gate::Gate;
 use crate::hooks::{self, Hook, Hooks};
@@ -171,7 +172,11 @@ impl Work {
                 let limited = release.configuration.services.values().any(|s| s.limits.memory.is_some());
                 let memory =
                     if limited { "; `limits.memory` is watched by the gate, not enforced" } else { "" };
-                let text = format!("resolved as {}{memory}", release.digest.short());
+                let old = self.old_release.as_ref().map(|old| &old.configuration);
+                let differ = old.map(|old| capacity::differences(old, &release.configuration));
+                let differ = differ.and_then(|differ| capacity::differences_text(&differ));
+                let differ = differ.map_or_else(String::new, |text| format!("; {text}"));
+                let text = format!("resolved as {}{memory}{differ}", release.digest.short());
                 Outcome { release: Some(release), ..Outcome::event(Event::Resolved, text) }
             }
             Ok(Err(error)) => Outcome::failed(ReasonKind::Artifact, error.text()),

@@ -1,19 +1,29 @@
-//! A gateway without an agent: `standalone LISTEN UPSTREAM [--access-log] [--workers N] [--folder PATH]`.
+//! A gateway without an agent:
+//! `standalone LISTEN UPSTREAM [--access-log] [--workers N] [--folder PATH] [--queued PATH]`.
 //!
-//! Writes a table with one instance into its state folder, runs the gateway on it, and drains on SIGTERM. For
-//! benchmarks and for looking at a gateway by itself.
+//! Writes a table with one instance into its state folder, runs the gateway on it, and drains on SIGTERM. With
+//! `--queued`, POST to that path is a queued route, to a service that honours keys. For benchmarks and for looking
+//! at a gateway by itself.
 
 use api::folder::{STATE_VERSION, StateFolder};
 use api::gateway::{Table, TableInstance, TableStamp};
+use model::flow::Method;
 use model::name::{ComponentName, ReleaseNumber};
-use model::workload::{Affinity, GatewayLimits, GatewaySettings};
+use model::queue::{QueueLimits, QueuedRoute};
+use model::workload::{GatewaySettings, Route};
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
+/// Room for a backlog of a million and what comes on top of it.
+const JOBS_LIMIT: u64 = 4_000_000;
+
+const USAGE: &str =
+    "usage: standalone LISTEN UPSTREAM [--access-log] [--workers N] [--folder PATH] [--queued PATH]";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let mut addresses: Vec<SocketAddr> = Vec::new();
-    let (mut access_log, mut workers) = (false, 2);
+    let (mut access_log, mut workers, mut queued) = (false, 2, None);
     let mut folder = std::env::temp_dir().join(format!("mainstay-standalone-{}", std::process::id()));
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -22,11 +32,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--access-log" => access_log = true,
             "--workers" => workers = value()?.parse()?,
             "--folder" => folder = PathBuf::from(value()?),
+            "--queued" => queued = Some(value()?),
             address => addresses.push(address.parse().map_err(|_| format!("`{address}` is no address"))?),
         }
     }
     let [listen, upstream] = addresses[..] else {
-        return Err("usage: standalone LISTEN UPSTREAM [--access-log] [--workers N] [--folder PATH]".into());
+        return Err(USAGE.into());
     };
     std::fs::create_dir_all(&folder)?;
     let folder = StateFolder::new(folder);
@@ -34,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "v": STATE_VERSION,
         "boot": std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim(),
         "fence": 1,
-        "table": table(upstream, access_log)?,
+        "table": table(upstream, access_log, queued)?,
     });
     std::fs::write(folder.table(), stored.to_string())?;
     let http = vec![TcpListener::bind(listen)?];
@@ -42,18 +53,31 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn table(upstream: SocketAddr, access_log: bool) -> Result<Table, Box<dyn Error>> {
+fn table(upstream: SocketAddr, access_log: bool, queued: Option<String>) -> Result<Table, Box<dyn Error>> {
     let release = ReleaseNumber(1);
+    let queue = QueuedRoute { idempotent: true, ..QueuedRoute::default() };
+    let route = |path| Route {
+        method: Method::Post,
+        path,
+        objective: None,
+        queue: Some(queue),
+        previous_stamp: None,
+    };
     let settings = GatewaySettings {
-        default: ComponentName::new("service")?,
-        hosts: Vec::new(),
         access_log,
-        limits: GatewayLimits::default(),
-        routes: Vec::new(),
-        affinity: Affinity::default(),
+        routes: queued.map(route).into_iter().collect(),
+        queue: QueueLimits { jobs: JOBS_LIMIT, ..QueueLimits::default() },
+        ..GatewaySettings::of(ComponentName::new("service")?)
     };
     let instances = vec![TableInstance { index: 0, address: upstream, pid: 0 }];
-    let stamp = TableStamp { stamp: release.stamp(), release, name: "r1".into(), instances, settings };
+    let stamp = TableStamp {
+        stamp: release.stamp(),
+        release,
+        name: "r1".into(),
+        instances,
+        settings,
+        upstreams: Default::default(),
+    };
     Ok(Table {
         preview_token: String::new(),
         trusted_proxies: Vec::new(),
@@ -62,5 +86,7 @@ fn table(upstream: SocketAddr, access_log: bool) -> Result<Table, Box<dyn Error>
         weight: 0,
         fallback: None,
         guard: None,
+        previous: None,
+        kept: None,
     })
 }

@@ -14,12 +14,19 @@ pub(crate) struct End<'a> {
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
     pub(crate) duration: Duration,
+    /// How long it waited for an instance.
+    pub(crate) held: Duration,
+    /// The stamp before has answered, or a file that is left of it.
+    pub(crate) previous: bool,
     pub(crate) target: Option<&'a Target>,
     /// The name of its route there.
     pub(crate) route: Option<&'a str>,
     pub(crate) instance: Option<u32>,
     pub(crate) attempts: u32,
     pub(crate) error: Option<&'static str>,
+    /// For requests to queued routes and for deliveries: the number of the job, if it is one, and what this line tells
+    /// of it.
+    pub(crate) job: Option<(Option<u64>, &'static str)>,
 }
 
 /// Begins the line in `line`, whatever was there, with what is known when a request arrives.
@@ -39,6 +46,27 @@ pub(crate) fn begin<B>(line: &mut Vec<u8>, id: &HeaderValue, client: IpAddr, req
     string(line, target.map_or("", |target| target.as_str()).as_bytes());
 }
 
+/// Begins the line of a delivery, which has no client.
+pub(crate) fn begin_delivery(
+    line: &mut Vec<u8>,
+    id: &HeaderValue,
+    method: &str,
+    host: &HeaderValue,
+    path_and_query: &str,
+) {
+    line.clear();
+    line.extend_from_slice(b"{\"ts\":\"");
+    timestamp(line, api::clock::unix_ms());
+    line.extend_from_slice(b"\",\"request_id\":");
+    string(line, id.as_bytes());
+    line.extend_from_slice(b",\"client\":null,\"method\":");
+    string(line, method.as_bytes());
+    line.extend_from_slice(b",\"host\":");
+    string(line, host.as_bytes());
+    line.extend_from_slice(b",\"path\":");
+    string(line, path_and_query.as_bytes());
+}
+
 /// Ends the line that was begun in `line`.
 pub(crate) fn end(line: &mut Vec<u8>, end: &End<'_>) {
     let mut digits = itoa::Buffer::new();
@@ -54,6 +82,7 @@ pub(crate) fn end(line: &mut Vec<u8>, end: &End<'_>) {
     number(line, b",\"bytes_in\":", end.bytes_in);
     number(line, b",\"bytes_out\":", end.bytes_out);
     number(line, b",\"duration_us\":", u64::try_from(end.duration.as_micros()).unwrap_or(u64::MAX));
+    number(line, b",\"held_ms\":", u64::try_from(end.held.as_millis()).unwrap_or(u64::MAX));
     if let Some(target) = end.target {
         number(line, b",\"stamp\":\"s", target.slot.stamp.0);
         line.extend_from_slice(b"\",\"release\":");
@@ -71,10 +100,19 @@ pub(crate) fn end(line: &mut Vec<u8>, end: &End<'_>) {
         None => line.extend_from_slice(b",\"instance\":null"),
     }
     number(line, b",\"attempts\":", u64::from(end.attempts));
+    line.extend_from_slice(if end.previous { b",\"previous\":true" } else { b",\"previous\":false" });
     line.extend_from_slice(b",\"error\":");
     match end.error {
         Some(error) => string(line, error.as_bytes()),
         None => line.extend_from_slice(b"null"),
+    }
+    if let Some((job, what)) = end.job {
+        match job {
+            Some(job) => number(line, b",\"job\":", job),
+            None => line.extend_from_slice(b",\"job\":null"),
+        }
+        line.extend_from_slice(b",\"queued\":");
+        string(line, what.as_bytes());
     }
     line.extend_from_slice(b"}\n");
 }
@@ -103,7 +141,7 @@ fn string(line: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// RFC 3339 in UTC with milliseconds: `2026-01-31T23:59:59.007Z`.
-fn timestamp(line: &mut Vec<u8>, unix_ms: u64) {
+pub(crate) fn timestamp(line: &mut Vec<u8>, unix_ms: u64) {
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
     // Days to a date, counted in years that begin in March, so that the leap day is the last one: Howard
     // Hinnant, "chrono-compatible low-level date algorithms", civil_from_days.

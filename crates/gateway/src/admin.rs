@@ -1,9 +1,11 @@
-//! The gateway's own protocol, [`api::gateway`]: everything on the unix socket, health and metrics on the admin
+//! The gateway's own protocol, [`api::gateway`] and [`api::queue`]: everything on the unix socket, health and metrics on the admin
 //! address.
 
 use crate::apply::Applier;
 use crate::limits::{ADMIN_BYTES, ADMIN_CONNECTIONS, ADMIN_TIME};
+use crate::desk;
 use crate::metrics::Scrape;
+use crate::operate;
 use crate::worker::Shared;
 use api::problem::{Code, Problem};
 use bytes::Bytes;
@@ -76,9 +78,9 @@ impl Admin {
             ("/v1/state" | "/v1/measures", Reach::Agent) | ("/metrics" | "/.mainstay/health", _) => {
                 wrong_method("GET")
             }
+            (path, Reach::Agent) if path.starts_with(operate::PREFIX) => self.operate(request).await,
             (path, Reach::Agent | Reach::Anybody) => {
-                let problem = Problem::new(Code::BadRequest, format!("there is no {path} here"));
-                json(StatusCode::NOT_FOUND, &problem)
+                not_here(path)
             }
         }
     }
@@ -101,14 +103,43 @@ impl Admin {
         }
     }
 
+    async fn operate(self: Rc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let (get, post) = (head.method == Method::GET, head.method == Method::POST);
+        if !get && !post {
+            return wrong_method("GET, POST");
+        }
+        let body = match Limited::new(body, operate::CARGO_BYTES).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(cause) => {
+                let message = format!("the message did not come whole: {cause}");
+                return refuse(&Problem::new(Code::BadRequest, message));
+            }
+        };
+        let path = head.uri.path().to_owned();
+        // What was begun is done to its end, whether or not anybody waits for it.
+        let done = tokio::task::spawn_local(async move {
+            let done = operate::answer(&self.shared.desk, get, &path, &body).await;
+            done.ok_or(path)
+        });
+        match done.await {
+            Ok(Ok(Ok(value))) => json(StatusCode::OK, &value),
+            Ok(Ok(Err(problem))) => refuse(&problem),
+            Ok(Err(path)) => not_here(&path),
+            Err(cause) => refuse(&Problem::new(Code::Machine, format!("it broke off: {cause}"))),
+        }
+    }
+
     fn metrics(&self) -> Response<Full<Bytes>> {
         let routes = self.shared.routes.load();
-        let text = self.shared.metrics.render(&Scrape {
+        let mut text = self.shared.metrics.render(&Scrape {
             routes: &routes,
             revision: self.applier.revision(),
             connections: self.shared.connections() as u64,
+            held: u64::from(self.shared.waiting.count()),
             draining: self.draining.get(),
         });
+        desk::metrics::render(&self.shared.desk, &mut text);
         answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
     }
 
@@ -123,6 +154,11 @@ impl Admin {
         };
         json(status, &serde_json::json!({ "status": word }))
     }
+}
+
+fn not_here(path: &str) -> Response<Full<Bytes>> {
+    let problem = Problem::new(Code::BadRequest, format!("there is no {path} here"));
+    json(StatusCode::NOT_FOUND, &problem)
 }
 
 fn refuse(problem: &Problem) -> Response<Full<Bytes>> {

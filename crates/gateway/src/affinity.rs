@@ -39,7 +39,7 @@ impl From<&Affinity> for Key {
 /// A user, by a hash of what tells users apart: 64-bit FNV-1a (Fowler, Noll, Vo; draft-eastlake-fnv), one
 /// multiplication a byte. It need not be a good one: [`User::place`] mixes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct User(u64);
+pub(crate) struct User(pub(crate) u64);
 
 impl User {
     pub(crate) fn of(key: &[u8]) -> Self {
@@ -102,7 +102,7 @@ fn is_ours(value: &[u8]) -> bool {
 }
 
 /// The value of the first cookie of this name (RFC 6265, 4.2.1).
-fn cookie<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+pub(crate) fn cookie<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let lines = fields.get_all(COOKIE).iter();
     lines.flat_map(|line| pairs(line.as_bytes())).find_map(|pair| value_of(pair, name))
 }

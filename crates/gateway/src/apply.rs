@@ -1,13 +1,14 @@
 //! Takes tables on, one after the other.
 
 use crate::affinity::EVERYBODY;
-use crate::routes::Routes;
+use crate::operate;
+use crate::routes::{Instance, Routes};
 use crate::slot::Slot;
 use crate::stored::{self, LoadError, Stored};
 use crate::worker::Shared;
 use api::PROTOCOL_VERSION;
 use api::folder::STATE_VERSION;
-use api::gateway::{Applied, ClosedSlot, GatewayState, Persist, PutTable, Table};
+use api::gateway::{Applied, ClosedSlot, GatewayState, InstanceLoad, Persist, PutTable, Table};
 use api::problem::{Code, Problem};
 use model::name::{FenceToken, StampId};
 use std::path::PathBuf;
@@ -24,6 +25,8 @@ pub(crate) struct Applier {
     revision: AtomicU64,
     /// Slots that were closed: by the latest table, or with requests still in flight.
     closed: std::sync::Mutex<Vec<Arc<Slot>>>,
+    /// Instances that are named no longer: by the latest table, or with requests still in flight.
+    parted: std::sync::Mutex<Vec<(StampId, Arc<Instance>)>>,
 }
 
 impl Applier {
@@ -61,6 +64,7 @@ impl Applier {
             fence: tokio::sync::Mutex::new(fence),
             revision,
             closed: std::sync::Mutex::default(),
+            parted: std::sync::Mutex::default(),
         }
     }
 
@@ -114,16 +118,51 @@ impl Applier {
 
     /// First the new table, then the closed bits: a claim that is refused finds the new table.
     fn act(&self, put: &PutTable) -> Vec<Arc<Slot>> {
-        let (next, gone) = self.shared.routes.load().next(&put.table, &self.shared.metrics);
+        let before = self.shared.routes.load_full();
+        let (next, gone) = before.next(&put.table, &self.shared.metrics);
+        // Whoever sees the new table finds a queue that is open, or about to be.
+        self.shared.desk.look(&self.shared, &next);
         self.shared.routes.store(Arc::new(next));
         for slot in &gone {
             slot.close();
         }
+        self.part_from(&before);
+        // Those who are held find the new table, and claim no slot that was closed.
+        self.shared.waiting.wake();
         self.revision.fetch_add(1, Ordering::AcqRel);
         let mut closed = self.closed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         closed.retain(|slot| slot.in_flight() > 0);
         closed.extend(gone.iter().cloned());
         gone
+    }
+
+    /// Remembers the instances that `before` had named and the table in place does not.
+    fn part_from(&self, before: &Routes) {
+        let now = self.shared.routes.load();
+        let mut parted = self.parted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        parted.retain(|(_, instance)| instance.in_flight() > 0);
+        for (stamp, instance) in instances(before) {
+            let known = parted.iter().any(|(_, known)| known.key == instance.key);
+            if !now.names(instance.key) && !known {
+                parted.push((stamp, Arc::clone(instance)));
+            }
+        }
+    }
+
+    /// The load of the instances that are named, and of those that are not and still have some.
+    fn loads(&self) -> Vec<InstanceLoad> {
+        let parted = self.parted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let routes = self.shared.routes.load();
+        let left =
+            parted.iter().filter(|(_, instance)| instance.in_flight() > 0 && !routes.names(instance.key));
+        let left = left.map(|(stamp, instance)| (*stamp, instance));
+        let load = |(stamp, instance): (StampId, &Arc<Instance>)| InstanceLoad {
+            stamp,
+            index: instance.index,
+            pid: instance.pid,
+            in_flight: instance.in_flight(),
+        };
+        instances(&routes).chain(left).map(load).collect()
     }
 
     fn applied(&self, not_stored: Option<String>, closed: &[Arc<Slot>]) -> Applied {
@@ -157,6 +196,12 @@ impl Applier {
             requests: self.shared.metrics.sum(|counts| &counts.requests),
             failed: self.shared.metrics.sum(|counts| &counts.failed),
             closed,
+            instances: self.loads(),
+            queue: operate::summary(&self.shared.desk),
         }
     }
+}
+
+fn instances(routes: &Routes) -> impl Iterator<Item = (StampId, &Arc<Instance>)> {
+    routes.targets().flat_map(|target| target.instances.iter().map(|instance| (target.slot.stamp, instance)))
 }

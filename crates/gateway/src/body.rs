@@ -3,6 +3,7 @@
 use crate::client::{Client, Phase, Upload};
 use crate::exchange::Exchange;
 use crate::fault::Fault;
+use crate::kept::FileBody;
 use crate::upstream::Upstream;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -22,6 +23,9 @@ pub(crate) enum BodyError {
     /// The instance's side of an answer broke.
     #[error("the instance's body ended early")]
     Upstream(#[source] hyper::Error),
+    /// A file cannot be read.
+    #[error("the file cannot be read to its end")]
+    File(#[source] std::io::Error),
     /// Nothing moved for too long.
     #[error("the body paused for too long")]
     Idle,
@@ -110,6 +114,7 @@ pub(crate) struct AnswerBody {
 
 enum Source {
     Own(Bytes),
+    File(FileBody),
     Upstream { body: Incoming, upstream: Option<Box<Upstream>> },
 }
 
@@ -117,6 +122,11 @@ impl AnswerBody {
     /// A body of the gateway's own.
     pub(crate) fn own(bytes: Bytes) -> Self {
         Self { source: Source::Own(bytes), exchange: None, failure: None }
+    }
+
+    /// A file of a stamp that has stopped.
+    pub(crate) fn file(file: FileBody) -> Self {
+        Self { source: Source::File(file), exchange: None, failure: None }
     }
 
     /// An instance's body, with the connection it comes on.
@@ -133,6 +143,7 @@ impl AnswerBody {
     fn ended(&self) -> bool {
         match &self.source {
             Source::Own(bytes) => bytes.is_empty(),
+            Source::File(file) => file.left() == 0,
             Source::Upstream { body, .. } => body.is_end_stream(),
         }
     }
@@ -146,6 +157,17 @@ impl AnswerBody {
             {
                 exchange.keep(upstream);
             }
+        }
+    }
+
+    /// Some of a file is on its way.
+    fn pass(&mut self, bytes: usize) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.sent(bytes);
+            exchange.client().touch();
+        }
+        if self.ended() {
+            self.complete();
         }
     }
 
@@ -183,6 +205,22 @@ impl Body for AnswerBody {
                 }
                 this.complete();
                 return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
+            }
+            Source::File(file) => {
+                if file.left() == 0 {
+                    this.complete();
+                    return Poll::Ready(None);
+                }
+                return match std::task::ready!(file.poll_next(cx)) {
+                    Ok(bytes) => {
+                        this.pass(bytes.len());
+                        Poll::Ready(Some(Ok(Frame::data(bytes))))
+                    }
+                    Err(cause) => {
+                        this.fail(Fault::UpstreamCut, BodyError::File(cause), cx);
+                        Poll::Pending
+                    }
+                };
             }
             Source::Upstream { body, upstream } => (body, upstream),
         };
@@ -237,6 +275,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::File(file) => SizeHint::with_exact(file.left()),
             Source::Upstream { body, .. } => body.size_hint(),
         }
     }

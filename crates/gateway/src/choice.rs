@@ -49,6 +49,16 @@ impl Choice {
         Ok(choice)
     }
 
+    /// For a request that was written down, of the user with this hash.
+    pub(crate) fn later(user: Option<u64>, wish: Wish) -> Self {
+        Self { wish, cookie: None, user: user.map(User), diverted: false }
+    }
+
+    /// The hash of the user, if users were shifted when the request came.
+    pub(crate) fn user(&self) -> Option<u64> {
+        self.user.map(|user| user.0)
+    }
+
     /// The stamp by this table.
     ///
     /// # Errors

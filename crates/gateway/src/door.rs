@@ -3,7 +3,7 @@
 use crate::fault::{Fault, Refusal};
 use crate::routes::{Routes, Target};
 use api::gateway::{INSTANCE_HEADER, PREVIEW_HEADER, STAMP_HEADER};
-use http::header::{HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use std::sync::Arc;
 
 const STAMP: HeaderName = HeaderName::from_static(STAMP_HEADER);
@@ -70,6 +70,31 @@ pub(crate) fn wish(fields: &mut HeaderMap, token: &str) -> Result<Wish, Refusal>
     Ok(Wish { stamp, instance })
 }
 
+/// Writes a wish that was granted into a request that is written down, for [`recall`].
+pub(crate) fn remember(wish: Wish, fields: &mut HeaderMap) {
+    let stamp = wish.stamp.map(|side| match side {
+        Side::Active => "active",
+        Side::Candidate => "candidate",
+    });
+    if let Some(stamp) = stamp {
+        fields.insert(STAMP, HeaderValue::from_static(stamp));
+    }
+    if let Some(index) = wish.instance {
+        fields.insert(INSTANCE, HeaderValue::from(index));
+    }
+}
+
+/// Takes out what [`remember`] wrote. Nobody else can have: [`wish`] removes the fields from every request.
+pub(crate) fn recall(fields: &mut HeaderMap) -> Wish {
+    let (stamp, instance) = (fields.remove(STAMP), fields.remove(INSTANCE));
+    let stamp = stamp.map(|stamp| match stamp.as_bytes() {
+        b"candidate" => Side::Candidate,
+        _ => Side::Active,
+    });
+    let instance = instance.and_then(|index| index.to_str().ok()?.parse().ok());
+    Wish { stamp, instance }
+}
+
 /// The stamp the wish leads to.
 pub(crate) fn target(wish: Wish, routes: &Routes) -> Result<&Arc<Target>, Refusal> {
     let target = if wish.stamp == Some(Side::Candidate) {
@@ -100,7 +125,6 @@ fn same(given: &[u8], wanted: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     #[test]
     fn wishes() {
@@ -128,6 +152,21 @@ mod tests {
             let got = wish(&mut map, "secret").map_err(|refusal| refusal.fault);
             assert_eq!(got, expected, "{fields:?}");
             assert!(map.is_empty(), "{map:?} would be forwarded");
+        }
+    }
+
+    #[test]
+    fn a_wish_outlives_its_request() {
+        for wish in [
+            Wish::default(),
+            Wish { stamp: Some(Side::Candidate), instance: None },
+            Wish { stamp: Some(Side::Active), instance: Some(3) },
+            Wish { stamp: None, instance: Some(0) },
+        ] {
+            let mut fields = HeaderMap::new();
+            remember(wish, &mut fields);
+            assert_eq!(recall(&mut fields), wish);
+            assert!(fields.is_empty(), "{fields:?}");
         }
     }
 

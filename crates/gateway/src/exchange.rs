@@ -7,6 +7,7 @@ use crate::client::Client;
 use crate::fault::{Fault, Refusal};
 use crate::measures::Outcome;
 use crate::routes::{Instance, Local};
+use crate::traces::{self, Decided, Draft};
 use crate::upstream::Upstream;
 use crate::worker::Worker;
 use http::{HeaderValue, Request, Response};
@@ -62,6 +63,14 @@ impl Drop for Claim {
     }
 }
 
+/// What took a request to a queued route on: a stamp whose slot is not claimed for it.
+struct Taken {
+    target: Rc<Local>,
+    route: u16,
+    /// The number of the job, and what its client was told.
+    job: (Option<u64>, &'static str),
+}
+
 /// See the module. Dropped without [`Exchange::complete`] or [`Exchange::fail`], it was cut by the client, or by
 /// the end of the gateway.
 pub(crate) struct Exchange {
@@ -71,13 +80,24 @@ pub(crate) struct Exchange {
     pub(crate) id: HeaderValue,
     /// The trace the request begins, if it brings none.
     pub(crate) trace: Option<HeaderValue>,
+    /// Nothing is decided while traces are off.
+    pub(crate) traced: Decided,
     pub(crate) claim: Option<Claim>,
+    /// Instead of a claim.
+    taken: Option<Taken>,
     /// It asked for no stamp and no instance: what becomes of it is held against the stamp.
     pub(crate) by_user: bool,
     /// Upstream exchanges begun.
     pub(crate) attempts: u32,
     /// The value of the affinity cookie to set.
     pub(crate) cookie: Option<u64>,
+    /// The stamp before, which has answered.
+    previous: Option<Claim>,
+    /// The answer is that of the stamp before, or a file that is left of it.
+    by_previous: bool,
+    /// How long it has waited for an instance, but for the wait that goes on.
+    held: Duration,
+    held_since: Option<Instant>,
     started: Instant,
     /// From the start to the head of the instance's answer.
     latency: Option<Duration>,
@@ -98,6 +118,13 @@ impl Exchange {
         client.bytes_in.set(0);
         client.set_timeouts(OWN_ANSWER_TIME, OWN_ANSWER_TIME);
         client.await_answer();
+        // A request that was rejected unread has nothing to tell.
+        let traced = match (worker.traces(), request) {
+            (Some(share), Some(request)) => {
+                traces::decide(&worker, share, trusted, request, client.peer.ip(), trace.as_ref())
+            }
+            (_, _) => Decided::default(),
+        };
         let logs = worker.logs();
         if logs {
             access::begin(&mut client.line.borrow_mut(), &id, client.peer.ip(), request);
@@ -107,10 +134,16 @@ impl Exchange {
             client,
             id,
             trace,
+            traced,
             claim: None,
+            taken: None,
             by_user: true,
             attempts: 0,
             cookie: None,
+            previous: None,
+            by_previous: false,
+            held: Duration::ZERO,
+            held_since: None,
             started,
             latency: None,
             logs,
@@ -125,9 +158,52 @@ impl Exchange {
         &self.client
     }
 
+    /// An instance is about to be asked.
+    pub(crate) fn ask(&mut self) {
+        if let Some(draft) = &mut self.traced.draft {
+            draft.ask(self.started.elapsed());
+        }
+    }
+
     /// The head of an instance's answer is there.
     pub(crate) fn upstream_answered(&mut self) {
         self.latency = Some(self.started.elapsed());
+    }
+
+    /// No instance takes it: it waits from now on.
+    pub(crate) fn hold_begins(&mut self) {
+        if self.held.is_zero() {
+            self.worker.counts().held.add(1);
+        }
+        self.held_since = Some(Instant::now());
+    }
+
+    /// It waits no longer.
+    pub(crate) fn hold_ends(&mut self) {
+        self.held += self.held_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+    }
+
+    /// The answer is not that of the stamp that was claimed, but of the one before. None: of a file that is left of
+    /// it.
+    pub(crate) fn answered_by_previous(&mut self, claim: Option<Claim>) {
+        self.worker.counts().previous.add(1);
+        self.previous = claim;
+        self.by_previous = true;
+    }
+
+    /// It is not dispatched under its claim, but written down: a stamp that goes need not wait for it.
+    pub(crate) fn queue_up(&mut self) {
+        if let Some(claim) = self.claim.take() {
+            let target = Rc::clone(&claim.target);
+            self.taken = Some(Taken { target, route: claim.route, job: (None, "refused") });
+        }
+    }
+
+    /// It is this job, and this is what its client is told, unless something else comes of it.
+    pub(crate) fn told(&mut self, job: u64, what: &'static str) {
+        if let Some(taken) = &mut self.taken {
+            taken.job = (Some(job), what);
+        }
     }
 
     /// The answer that is about to be given.
@@ -160,7 +236,7 @@ impl Exchange {
     /// Keeps the connection for other requests, if it can serve any.
     pub(crate) fn keep(&self, upstream: Box<Upstream>) {
         self.client.let_upstream_go();
-        if let Some(instance) = self.claim.as_ref().and_then(Claim::instance) {
+        if let Some(instance) = self.previous.as_ref().or(self.claim.as_ref()).and_then(Claim::instance) {
             self.worker.keep(instance.key, upstream);
         }
     }
@@ -195,7 +271,24 @@ impl Exchange {
                 | Fault::BodyTooLarge
                 | Fault::BodyTimeout
                 | Fault::ClientGone
-                | Fault::DrainCut,
+                | Fault::DrainCut
+                | Fault::KeyMissing
+                | Fault::KeyMalformed
+                | Fault::KeyReused
+                | Fault::KeyOfOthers
+                | Fault::KeyInFlight
+                | Fault::BadDelivery
+                | Fault::BadBody
+                | Fault::QueueClosed
+                | Fault::QueueFull
+                | Fault::QueueTimeout
+                | Fault::NotDelivered
+                | Fault::GivenUp
+                | Fault::NoJob
+                | Fault::JobGone
+                | Fault::JobBegun
+                | Fault::JobMethod
+                | Fault::NoResponse,
             ) => (false, false),
             // Dropped before there was an answer: the client has gone. One that has waited so long went because
             // of the service.
@@ -212,6 +305,22 @@ impl Exchange {
             error: failed || (answered && self.status >= 500),
             latency_us: self.latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
         })
+    }
+
+    /// Hands what is known of a traced request on.
+    fn export(&self, draft: Box<Draft>, fault: Option<Fault>) {
+        let claim = self.claim.as_ref();
+        let instance = claim.and_then(Claim::instance);
+        self.worker.export(draft.end(traces::End {
+            duration: self.started.elapsed(),
+            status: self.status,
+            answered: self.latency.is_some(),
+            stamp: claim.map(|claim| (claim.target.slot.stamp, claim.target.name.clone())),
+            route: claim.map(|claim| claim.target.routes.name(claim.route).to_owned()),
+            instance: instance.map(|instance| (instance.index, instance.address)),
+            attempts: self.attempts,
+            error: fault.map(Fault::label),
+        }));
     }
 
     fn note(&self, fault: Option<Fault>) {
@@ -232,6 +341,9 @@ impl Exchange {
         }
         if self.logs {
             let mut line = self.client.line.borrow_mut();
+            let claimed = self.claim.as_ref().map(|claim| (&**claim.target, claim.route));
+            let taken = || self.taken.as_ref().map(|taken| (&**taken.target, taken.route));
+            let stamp = claimed.or_else(taken);
             access::end(
                 &mut line,
                 &access::End {
@@ -239,11 +351,14 @@ impl Exchange {
                     bytes_in: self.client.bytes_in.get(),
                     bytes_out: self.bytes_out,
                     duration: self.started.elapsed(),
-                    target: self.claim.as_ref().map(|claim| &**claim.target),
-                    route: self.claim.as_ref().map(|claim| claim.target.routes.name(claim.route)),
+                    held: self.held,
+                    previous: self.by_previous,
+                    target: stamp.map(|(target, _)| target),
+                    route: stamp.map(|(target, route)| target.routes.name(route)),
                     instance: self.claim.as_ref().and_then(Claim::instance).map(|instance| instance.index),
                     attempts: self.attempts,
                     error: fault.map(Fault::label),
+                    job: self.taken.as_ref().map(|taken| taken.job),
                 },
             );
             self.worker.write_line(&line);
@@ -264,7 +379,11 @@ impl Drop for Exchange {
             }
         };
         let fault = self.fault.or_else(|| (!self.complete).then(cut));
+        self.hold_ends();
         self.note(fault);
+        if let Some(draft) = self.traced.draft.take() {
+            self.export(draft, fault);
+        }
         self.client.head.borrow_mut().clear();
         self.client.finish();
         // What is left of the answer may take as long as any pause.

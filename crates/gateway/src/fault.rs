@@ -35,6 +35,23 @@ pub(crate) enum Fault {
     ClientGone,
     IdleTimeout,
     DrainCut,
+    KeyMissing,
+    KeyMalformed,
+    KeyReused,
+    KeyOfOthers,
+    KeyInFlight,
+    BadDelivery,
+    BadBody,
+    QueueClosed,
+    QueueFull,
+    QueueTimeout,
+    NotDelivered,
+    GivenUp,
+    NoJob,
+    JobGone,
+    JobBegun,
+    JobMethod,
+    NoResponse,
 }
 
 /// What the client sees of a fault.
@@ -49,7 +66,7 @@ struct Public {
 
 impl Fault {
     /// All of them, in order.
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 40] = [
         Self::Malformed,
         Self::HeadTooLarge,
         Self::HeadTimeout,
@@ -73,6 +90,23 @@ impl Fault {
         Self::ClientGone,
         Self::IdleTimeout,
         Self::DrainCut,
+        Self::KeyMissing,
+        Self::KeyMalformed,
+        Self::KeyReused,
+        Self::KeyOfOthers,
+        Self::KeyInFlight,
+        Self::BadDelivery,
+        Self::BadBody,
+        Self::QueueClosed,
+        Self::QueueFull,
+        Self::QueueTimeout,
+        Self::NotDelivered,
+        Self::GivenUp,
+        Self::NoJob,
+        Self::JobGone,
+        Self::JobBegun,
+        Self::JobMethod,
+        Self::NoResponse,
     ];
 
     fn public(self) -> Public {
@@ -128,6 +162,41 @@ impl Fault {
             Self::ClientGone => cut("client_gone", "The client closed the connection"),
             Self::IdleTimeout => cut("idle_timeout", "A body paused for too long"),
             Self::DrainCut => cut("drain_cut", "The gateway stopped before the answer ended"),
+            Self::KeyMissing => answer("key_missing", S::BAD_REQUEST, "An Idempotency-Key is needed here"),
+            Self::KeyMalformed => answer("key_malformed", S::BAD_REQUEST, "The Idempotency-Key is malformed"),
+            Self::KeyReused => answer(
+                "key_reused",
+                S::UNPROCESSABLE_ENTITY,
+                "The Idempotency-Key was used for another request",
+            ),
+            Self::KeyOfOthers => answer(
+                "key_of_others",
+                S::UNPROCESSABLE_ENTITY,
+                "The Idempotency-Key was used with other credentials",
+            ),
+            Self::KeyInFlight => {
+                answer("key_in_flight", S::CONFLICT, "A request with this Idempotency-Key is not done yet")
+            }
+            Self::BadDelivery => {
+                answer("bad_delivery", S::BAD_REQUEST, "The wanted time of delivery is not a valid one")
+            }
+            Self::BadBody => answer("bad_body", S::BAD_REQUEST, "The request's body lacks what is needed"),
+            Self::QueueClosed => {
+                answer("queue_closed", S::SERVICE_UNAVAILABLE, "Requests cannot be queued here now")
+            }
+            Self::QueueFull => answer("queue_full", S::SERVICE_UNAVAILABLE, "The queue takes no more requests"),
+            Self::QueueTimeout => {
+                answer("queue_timeout", S::GATEWAY_TIMEOUT, "Whether the request was queued is not known")
+            }
+            Self::NotDelivered => {
+                answer("not_delivered", S::BAD_GATEWAY, "The request could not be delivered to the service")
+            }
+            Self::GivenUp => answer("given_up", S::CONFLICT, "The request was taken back before it was delivered"),
+            Self::NoJob => answer("no_job", S::NOT_FOUND, "There is no such job"),
+            Self::JobGone => answer("job_gone", S::GONE, "The job is not kept any longer"),
+            Self::JobBegun => answer("job_begun", S::CONFLICT, "The job is taken back too late"),
+            Self::JobMethod => answer("job_method", S::METHOD_NOT_ALLOWED, "The job does not know this method"),
+            Self::NoResponse => answer("no_response", S::NOT_FOUND, "The job has no response"),
         }
     }
 

@@ -31,6 +31,8 @@ pub(crate) struct Passage<'a> {
     pub(crate) id: &'a HeaderValue,
     /// The trace that was made with the id.
     pub(crate) trace: Option<&'a HeaderValue>,
+    /// The trace as it goes on, where this gateway has decided of it.
+    pub(crate) handed_on: Option<&'a HeaderValue>,
     /// Whether the body comes in chunks, which hyper is to be told.
     pub(crate) chunked: bool,
 }
@@ -177,14 +179,23 @@ fn forwarded_element(client: &Client, host: Option<&HeaderValue>) -> HeaderValue
 
 /// A well-formed trace is kept. A new one has the request id for its trace id, if that is one of ours.
 fn trace(fields: &mut HeaderMap, passage: &Passage<'_>) {
-    let mut there = fields.get_all(TRACEPARENT).iter();
-    let kept =
-        there.next().is_some_and(|text| ids::is_traceparent(text.as_bytes())) && there.next().is_none();
-    if !kept {
+    let kept = traceparent(fields).is_some();
+    if let Some(ours) = passage.handed_on {
+        fields.insert(TRACEPARENT, ours.clone());
+    } else if !kept {
         let new = passage.trace.cloned().unwrap_or_else(|| passage.worker.traceparent());
         fields.insert(TRACEPARENT, new);
+    }
+    if !kept {
         fields.remove(TRACESTATE);
     }
+}
+
+/// The trace that a request is part of, if it names one, and well-formed.
+pub(crate) fn traceparent(fields: &HeaderMap) -> Option<&HeaderValue> {
+    let mut there = fields.get_all(TRACEPARENT).iter();
+    let one = there.next().filter(|text| ids::is_traceparent(text.as_bytes()))?;
+    there.next().is_none().then_some(one)
 }
 
 /// The request id of a trusted proxy, if it is one that can be written anywhere.

@@ -2,7 +2,7 @@
 //!
 //! A request that surely was not sent may go anywhere: to another instance, to the stamp that takes over from one
 //! that retires or whose guard has tripped, and to the active stamp if the candidate was chosen by weight and has no
-//! instance that takes it. One that may have been sent is sent again only if it is safe (RFC 9110, 9.2.1), has no
+//! instance that takes it; where no instance takes it, it may wait for one (`hold`). One that may have been sent is sent again only if it is safe (RFC 9110, 9.2.1), has no
 //! body, got no byte of an answer, and the budget for it lasts. Everything else ends here: a write is never sent
 //! twice.
 
@@ -11,6 +11,7 @@ use crate::choice::Choice;
 use crate::client::Upload;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Refusal};
+use crate::hold::hold;
 use crate::limits::{CONNECT_TRIES, UNSENT_TRIES};
 use crate::request::{claim, too_large};
 use crate::routes::{Local, Routes, Target};
@@ -23,6 +24,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use tokio::time::Instant;
 
 /// What was tried for one request.
 #[derive(Default)]
@@ -33,10 +35,12 @@ struct Tries {
     /// Connections that turned out to be closed.
     handed_back: u32,
     repeated: bool,
+    /// When its patience with instances that are away ends.
+    held_until: Option<Instant>,
 }
 
 /// How one exchange ended.
-enum Sent {
+pub(crate) enum Sent {
     Answered(Response<Incoming>),
     /// Nothing was written; here it is again.
     Unsent(Request<RequestBody>),
@@ -46,9 +50,9 @@ enum Sent {
 }
 
 /// What a safe request without a body is made from again.
-struct Again {
-    method: Method,
-    uri: Uri,
+pub(crate) struct Again {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
 }
 
 /// Brings `request` to an instance of the claimed stamp and returns its answer, with the connection it comes on.
@@ -123,8 +127,10 @@ async fn connection(
                 }
                 if is_left(exchange, choice, &target) {
                     claim_again(exchange, choice, request, tries)?;
+                } else if let Some(diverted) = divert(exchange, choice, request, tries) {
+                    diverted?;
                 } else {
-                    divert(exchange, choice, request, tries).unwrap_or(Err(refusal))?;
+                    wait(exchange, choice, request, tries, refusal).await?;
                 }
                 continue;
             }
@@ -156,9 +162,12 @@ async fn connection(
                 if is_left(exchange, choice, &target) {
                     claim_again(exchange, choice, request, tries)?;
                 } else if !others || tries.connects >= CONNECT_TRIES {
-                    let failed =
-                        || Refusal::new(Fault::ConnectFailed, "no instance tried takes a connection");
-                    divert(exchange, choice, request, tries).unwrap_or_else(|| Err(failed()))?;
+                    if let Some(diverted) = divert(exchange, choice, request, tries) {
+                        diverted?;
+                        continue;
+                    }
+                    let failed = Refusal::new(Fault::ConnectFailed, "no instance tried takes a connection");
+                    wait(exchange, choice, request, tries, failed).await?;
                 }
             }
         }
@@ -188,6 +197,20 @@ fn claim_again(
     exchange.claim = Some(claim);
     tries.unreachable.clear();
     Ok(())
+}
+
+/// Waits for an instance, then claims the stamp that the choice leads to by then.
+async fn wait(
+    exchange: &mut Exchange,
+    choice: &Choice,
+    request: &Request<RequestBody>,
+    tries: &mut Tries,
+    refusal: Refusal,
+) -> Result<(), Refusal> {
+    let target = Rc::clone(&exchange.claim.as_ref().expect("a request is forwarded under a claim").target);
+    hold(exchange, choice, &target, &mut tries.held_until, refusal).await?;
+    tries.connects = 0;
+    claim_again(exchange, choice, request, tries)
 }
 
 /// Claims the active stamp for a request whose candidate does not take it. None: the candidate was asked for, or is
@@ -236,7 +259,7 @@ fn hold_instance(exchange: &mut Exchange, choice: &Choice, tries: &Tries) -> Res
     }
 }
 
-async fn send(
+pub(crate) async fn send(
     exchange: &Exchange,
     target: &Target,
     upstream: &mut Upstream,
@@ -319,7 +342,8 @@ fn remember(exchange: &Exchange, request: &Request<RequestBody>) -> Option<Again
 }
 
 impl Again {
-    fn request(&self, exchange: &Exchange) -> Request<RequestBody> {
+    /// The request that [`remember`] has kept the head of.
+    pub(crate) fn request(&self, exchange: &Exchange) -> Request<RequestBody> {
         let mut request = Request::new(RequestBody::none(Rc::clone(exchange.client())));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();

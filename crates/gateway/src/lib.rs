@@ -9,7 +9,9 @@
 //! - A request is dispatched only under a claim of its stamp's slot, and a closed slot is never claimed (`slot`).
 //! - A request that asks for no stamp gets the one its user has (`choice`), and the one before when the gateway's
 //!   guard has tripped (`watch`) or the candidate takes no connection.
+//! - A request that was sent nowhere may wait for an instance (`hold`), in one place of a limited number.
 //! - What may have been sent is not sent again, unless it is safe and has no body (`forward`).
+//! - What a queued route acknowledges is on disk (`queued`); deliveries are the courier's alone (`courier`).
 //! - Nothing that can be read in two ways gets past `guard`.
 //! - Every wait has a deadline and every buffer a limit (`limits`).
 
@@ -40,7 +42,19 @@ mod door;
 mod exchange;
 mod fields;
 mod forward;
+mod hold;
 mod upstream;
+
+mod kept;
+mod previous;
+
+mod queued;
+
+mod components;
+mod courier;
+mod desk;
+mod jobs;
+mod operate;
 
 mod body;
 mod fault;
@@ -50,5 +64,6 @@ mod ids;
 mod lines;
 mod measures;
 mod metrics;
+mod traces;
 
 pub use run::{Options, RunError, run, run_until};

@@ -70,6 +70,9 @@ pub(crate) const RETRY_COST: u32 = 5;
 /// Requests a worker may save up for repetitions; it starts with a tenth of it.
 pub(crate) const RETRY_SAVINGS: u32 = 500;
 
+/// Bytes of a file of a stamp that has stopped that are read at once: what one such answer holds in memory.
+pub(crate) const FILE_CHUNK: usize = 64 * 1024;
+
 /// How long what is in flight may take to end when the gateway goes; then it is cut.
 pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(30);
 
@@ -115,3 +118,53 @@ pub(crate) const ADMIN_TIME: Duration = Duration::from_secs(30);
 
 /// A request id taken from a trusted proxy has at most this many bytes; a longer one is replaced.
 pub(crate) const REQUEST_ID_BYTES: usize = 128;
+
+/// Traced requests that may wait for the exporter, of all workers; more are dropped and counted.
+pub(crate) const TRACED_WAITING: usize = 4096;
+
+/// Traced requests in one message to a collector.
+pub(crate) const TRACED_BATCH: usize = 512;
+
+/// How long the first of a message waits for others.
+pub(crate) const TRACED_GATHER: Duration = Duration::from_secs(1);
+
+/// How long a collector may take to take a message, from the connection to the end of its answer.
+pub(crate) const EXPORT_TIME: Duration = Duration::from_secs(5);
+
+/// How often a message is sent while the collector answers; then it is dropped and counted. One whose message before
+/// was dropped gets a single try, so that what waits does not get old.
+pub(crate) const EXPORT_TRIES: u32 = 3;
+
+/// How long the exporter waits before it sends a message again, unless the collector asks for longer.
+pub(crate) const EXPORT_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest it waits because the collector asks for it (`Retry-After`).
+pub(crate) const EXPORT_PAUSE_MOST: Duration = Duration::from_secs(10);
+
+/// Bytes of a collector's answer that are read; a longer one counts as none.
+pub(crate) const EXPORT_ANSWER_BYTES: usize = 64 * 1024;
+
+/// How long the exporter may go on when the workers have ended; then what is left is dropped.
+pub(crate) const EXPORT_END: Duration = Duration::from_secs(2);
+
+/// Bytes of an `Authorization` in which a claim is looked for; of a longer one the claim is not known.
+pub(crate) const TOKEN_BYTES: usize = 16 * 1024;
+
+/// Bytes of bodies of requests to queued routes that are in memory before they are on disk, of all workers; more get
+/// 503.
+pub(crate) const QUEUED_BODIES_BYTES: u64 = 256 * 1024 * 1024;
+
+/// How long a request may take to get on disk; then 504, because it may get there yet.
+pub(crate) const ACCEPT_TIME: Duration = Duration::from_secs(20);
+
+/// What clients are told to wait before they ask for a job again, in seconds.
+pub(crate) const JOB_RETRY_AFTER: u64 = 2;
+
+/// How often a queue that could not be opened is tried again: somebody may have repaired it.
+pub(crate) const REOPEN_PAUSE: Duration = Duration::from_secs(5);
+
+/// Bytes of an answer that the courier keeps; of a longer one the rest is left out, and that is said.
+pub(crate) const DELIVERY_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// How long a connection to an external may take, with its name looked up and TLS agreed on; then nothing was sent.
+pub(crate) const EXTERNAL_CONNECT_TIME: Duration = Duration::from_secs(5);

@@ -4,6 +4,7 @@ use crate::metrics::Count;
 use crate::pattern::Patterns;
 use api::gateway::RouteMeasures;
 use http::Method;
+use model::away::PreviousStamp;
 use model::name::StampId;
 use model::workload::{OTHER_ROUTE, ROUTES_LIMIT, Route};
 use std::sync::OnceLock;
@@ -61,6 +62,8 @@ pub(crate) struct StampRoutes {
     /// What the rest was made from.
     routes: Vec<Route>,
     patterns: Patterns,
+    /// Whether one of them asks the stamp before.
+    asks_previous: bool,
     /// By place; the last one is [`OTHER_ROUTE`].
     names: Vec<String>,
     workers: Box<[Sheet]>,
@@ -118,7 +121,9 @@ impl StampRoutes {
         let names: Vec<String> = measured.iter().map(Route::name).chain([OTHER_ROUTE.to_owned()]).collect();
         let sheet = || names.iter().map(|_| OnceLock::new()).collect();
         let workers = std::iter::repeat_with(sheet).take(workers).collect();
-        Self { stamp, routes: routes.to_vec(), patterns: Patterns::new(measured), names, workers }
+        let asks_previous = measured.iter().any(|route| route.previous_stamp.is_some());
+        let patterns = Patterns::new(measured);
+        Self { stamp, routes: routes.to_vec(), patterns, asks_previous, names, workers }
     }
 
     /// Whether it is of these.
@@ -130,6 +135,26 @@ impl StampRoutes {
     pub(crate) fn find(&self, method: &Method, path: &str) -> u16 {
         let other = || u16::try_from(self.names.len() - 1).expect("there are at most 1,000 routes");
         self.patterns.find(method, path).unwrap_or_else(other)
+    }
+
+    /// What the stamp before is asked for when a request at this place of the routes is answered with 404. HEAD goes
+    /// with the GET of its path.
+    pub(crate) fn previous(&self, method: &Method, path: &str, route: u16) -> Option<&PreviousStamp> {
+        if !self.asks_previous {
+            return None;
+        }
+        let route = match *method {
+            Method::GET => route,
+            Method::HEAD => self.find(&Method::GET, path),
+            _ => return None,
+        };
+        self.routes.get(usize::from(route))?.previous_stamp.as_ref()
+    }
+
+    /// The place of the route of this name.
+    pub(crate) fn named(&self, name: &str) -> u16 {
+        let place = self.names.iter().position(|known| known == name).unwrap_or(self.names.len() - 1);
+        u16::try_from(place).expect("there are at most 1,000 routes")
     }
 
     /// The name of the route at a place.

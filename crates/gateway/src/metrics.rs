@@ -38,8 +38,28 @@ pub(crate) struct Counts {
     pub(crate) bytes_in: Count,
     pub(crate) bytes_out: Count,
     pub(crate) retries: Count,
+    pub(crate) held: Count,
+    pub(crate) previous: Count,
     pub(crate) lines_dropped: Count,
-    pub(crate) faults: [Count; Fault::ALL.len()],
+    pub(crate) spans_dropped: Count,
+    pub(crate) faults: ByFault,
+}
+
+/// One of each kind of fault.
+#[derive(Debug)]
+pub(crate) struct ByFault([Count; Fault::ALL.len()]);
+
+impl Default for ByFault {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Count::default()))
+    }
+}
+
+impl std::ops::Index<usize> for ByFault {
+    type Output = Count;
+    fn index(&self, fault: usize) -> &Count {
+        &self.0[fault]
+    }
 }
 
 /// One worker's cells for one stamp.
@@ -85,6 +105,10 @@ pub(crate) struct Metrics {
     pub(crate) workers: Box<[Counts]>,
     /// Bundles' lines that the writer could not write.
     pub(crate) lines_failed: AtomicU64,
+    /// Spans that a collector took.
+    pub(crate) spans_exported: AtomicU64,
+    /// Spans that it did not take.
+    pub(crate) spans_refused: AtomicU64,
     /// Named last, last. Locked by new tables and by scrapes, never by requests.
     stamps: Mutex<Vec<Arc<StampCounts>>>,
     /// Likewise.
@@ -96,6 +120,7 @@ pub(crate) struct Scrape<'a> {
     pub(crate) routes: &'a Routes,
     pub(crate) revision: u64,
     pub(crate) connections: u64,
+    pub(crate) held: u64,
     pub(crate) draining: bool,
 }
 
@@ -105,6 +130,8 @@ impl Metrics {
         Self {
             workers: cells,
             lines_failed: AtomicU64::new(0),
+            spans_exported: AtomicU64::new(0),
+            spans_refused: AtomicU64::new(0),
             stamps: Mutex::default(),
             routes: Mutex::default(),
         }
@@ -157,6 +184,7 @@ impl Metrics {
             at_ns: api::clock::monotonic_ns(),
             requests: self.sum(|counts| &counts.requests),
             retries: self.sum(|counts| &counts.retries),
+            held: self.sum(|counts| &counts.held),
             faults,
             stamps: stamps.collect(),
         }
@@ -174,16 +202,33 @@ impl Metrics {
 
     fn counters(&self, text: &mut String) {
         let failed = self.lines_failed.load(Ordering::Relaxed);
+        let refused = self.spans_refused.load(Ordering::Relaxed);
         for (name, help, value) in [
             ("requests_total", "Requests that came to an end.", self.sum(|c| &c.requests)),
             ("failed_total", "Requests that failed here or behind.", self.sum(|c| &c.failed)),
             ("request_bytes_total", "Bytes of requests' bodies.", self.sum(|c| &c.bytes_in)),
             ("response_bytes_total", "Bytes of answers' bodies.", self.sum(|c| &c.bytes_out)),
             ("retries_total", "Requests repeated upstream.", self.sum(|c| &c.retries)),
+            ("held_total", "Requests that had to wait for an instance.", self.sum(|c| &c.held)),
+            (
+                "previous_stamp_total",
+                "Requests answered by the stamp before, or from its files.",
+                self.sum(|c| &c.previous),
+            ),
             (
                 "access_lines_dropped_total",
                 "Access lines that were not written.",
                 self.sum(|c| &c.lines_dropped) + failed,
+            ),
+            (
+                "spans_exported_total",
+                "Spans of traces that a collector took.",
+                self.spans_exported.load(Ordering::Relaxed),
+            ),
+            (
+                "spans_dropped_total",
+                "Spans of traces that no collector took.",
+                self.sum(|c| &c.spans_dropped) + refused,
             ),
         ] {
             metric(text, name, "counter", help);
@@ -274,9 +319,12 @@ impl Metrics {
     fn gauges(&self, text: &mut String, scrape: &Scrape<'_>) {
         metric(text, "in_flight", "gauge", "Requests in flight by stamp.");
         let routes = scrape.routes;
-        for (role, target) in
-            [("active", &routes.active), ("candidate", &routes.candidate), ("fallback", &routes.fallback)]
-        {
+        for (role, target) in [
+            ("active", &routes.active),
+            ("candidate", &routes.candidate),
+            ("fallback", &routes.fallback),
+            ("previous", &routes.previous),
+        ] {
             if let Some(target) = target {
                 let labels = format!("{{stamp=\"{}\",role=\"{role}\"}}", target.slot.stamp);
                 sample(text, "in_flight", &labels, target.slot.in_flight());
@@ -284,6 +332,7 @@ impl Metrics {
         }
         for (name, help, value) in [
             ("connections", "Client connections open.", scrape.connections),
+            ("held", "Requests that wait for an instance.", scrape.held),
             ("table_revision", "Tables applied since the start.", scrape.revision),
             ("draining", "1 while the gateway goes.", u64::from(scrape.draining)),
         ] {
@@ -318,17 +367,17 @@ fn list<T>(list: &Mutex<Vec<Arc<T>>>) -> Vec<Arc<T>> {
     list.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-fn metric(text: &mut String, name: &str, kind: &str, help: &str) {
+pub(crate) fn metric(text: &mut String, name: &str, kind: &str, help: &str) {
     writeln!(text, "# HELP mainstay_gateway_{name} {help}\n# TYPE mainstay_gateway_{name} {kind}")
         .expect("writing to a String cannot fail");
 }
 
-fn sample(text: &mut String, name: &str, labels: &str, value: impl std::fmt::Display) {
+pub(crate) fn sample(text: &mut String, name: &str, labels: &str, value: impl std::fmt::Display) {
     writeln!(text, "mainstay_gateway_{name}{labels} {value}").expect("writing to a String cannot fail");
 }
 
 /// A label's value, escaped as the text format wants it.
-fn label(value: &str) -> String {
+pub(crate) fn label(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
@@ -346,7 +395,13 @@ mod tests {
         stamp.workers[0].classes[2].add(7);
         stamp.workers[1].classes[2].add(1);
         let routes = Routes::default();
-        let text = metrics.render(&Scrape { routes: &routes, revision: 3, connections: 9, draining: false });
+        let text = metrics.render(&Scrape {
+            routes: &routes,
+            revision: 3,
+            connections: 9,
+            held: 0,
+            draining: false,
+        });
         for line in [
             "mainstay_gateway_requests_total 5",
             "mainstay_gateway_errors_total{kind=\"timeout\"} 1",
@@ -362,8 +417,13 @@ mod tests {
     fn routes_beyond_the_limit_are_added_to_other() {
         const ROUTES: usize = 400;
         let metrics = Metrics::new(1);
-        let route =
-            |n: usize| Route { method: model::flow::Method::Get, path: format!("/{n}"), objective: None };
+        let route = |n: usize| Route {
+            method: model::flow::Method::Get,
+            path: format!("/{n}"),
+            objective: None,
+            queue: None,
+            previous_stamp: None,
+        };
         let routes: Vec<Route> = (0..ROUTES).map(route).collect();
         for id in 1..=3 {
             let measured = metrics.routes_of(StampId(id), &routes);
@@ -391,7 +451,13 @@ mod tests {
     #[test]
     fn a_stamp_is_measured_anew_when_its_routes_change_and_forgotten_after_three_others() {
         let metrics = Metrics::new(1);
-        let route = Route { method: model::flow::Method::Get, path: "/".into(), objective: None };
+        let route = Route {
+            method: model::flow::Method::Get,
+            path: "/".into(),
+            objective: None,
+            queue: None,
+            previous_stamp: None,
+        };
         let first = metrics.routes_of(StampId(1), &[]);
         assert!(Arc::ptr_eq(&first, &metrics.routes_of(StampId(1), &[])));
         let second = metrics.routes_of(StampId(1), std::slice::from_ref(&route));

@@ -121,7 +121,7 @@ mod tests {
         let route = |name: &&str| {
             let (method, path) = name.split_once(' ').unwrap();
             let method = serde_json::from_value(method.into()).unwrap();
-            Route { method, path: path.into(), objective: None }
+            Route { method, path: path.into(), objective: None, queue: None, previous_stamp: None }
         };
         Patterns::new(&names.iter().map(route).collect::<Vec<_>>())
     }

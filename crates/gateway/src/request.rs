@@ -8,12 +8,15 @@ use crate::exchange::{Claim, Exchange};
 use crate::fault::{Fault, Refusal};
 use crate::fields::{self, Passage};
 use crate::forward;
+use crate::jobs;
 use crate::limits::CLAIM_TRIES;
+use crate::previous;
+use crate::queued;
 use crate::routes::Target;
 use crate::worker::Worker;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, SET_COOKIE};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -57,6 +60,12 @@ async fn decide(
     // Host: the one of the target, when it names one.
     adopt_target(&mut request)?;
 
+    // Jobs are the gateway's own, whichever stamp they were taken on by.
+    if let Some(name) = request.uri().path().strip_prefix(jobs::PREFIX) {
+        let name = name.to_owned();
+        return jobs::answer(exchange, &name, &request).await;
+    }
+
     // Stamp choice, from the fields alone; then the route, which is that stamp's.
     let worker = &exchange.worker;
     let mut choice =
@@ -82,23 +91,38 @@ async fn decide(
         trusted,
         id: &exchange.id,
         trace: exchange.trace.as_ref(),
+        handed_on: exchange.traced.handed_on.as_ref(),
         chunked,
     };
     fields::request(request.headers_mut(), &passage);
     *request.version_mut() = Version::HTTP_11;
+
+    // Queue or forward: what is queued is written down, and chooses its stamp again when it is delivered.
+    let route = exchange.claim.as_ref().map_or(u16::MAX, |claim| claim.route);
+    if target.queued.at(route).is_some() {
+        return queued::answer(exchange, &choice, &target, route, request).await;
+    }
     let client = Rc::clone(exchange.client());
     let request = request.map(|body| RequestBody::new(body, client, limits.body));
 
     // Instance choice, upstream, and what may be repeated.
-    let (mut response, upstream) = forward::forward(exchange, &mut choice, request).await?;
+    let asked = previous::asked(exchange, &choice, &request);
+    exchange.ask();
+    let (response, upstream) = forward::forward(exchange, &mut choice, request).await?;
     exchange.upstream_answered();
+
+    // What this stamp does not have, the one before may have had.
+    let mut response = match asked.filter(|_| response.status() == StatusCode::NOT_FOUND) {
+        Some(asked) => previous::answer(exchange, &asked, (response, upstream)).await,
+        None => response.map(|body| AnswerBody::upstream(body, upstream)),
+    };
 
     // Response filters.
     fields::response(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
 
     // The access line is written when the body has ended.
-    Ok(response.map(|body| AnswerBody::upstream(body, upstream)))
+    Ok(response)
 }
 
 /// An open slot of the stamp the choice leads to, claimed. The stamp may be another one than a moment ago.

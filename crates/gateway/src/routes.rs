@@ -1,17 +1,21 @@
 //! The routing table as requests see it: immutable, replaced as a whole.
 
 use crate::affinity::{EVERYBODY, Key};
+use crate::components::{self, Components};
 use crate::limits::{EJECTING_ERRORS, EJECTION};
 use crate::measures::StampRoutes;
 use crate::metrics::{Metrics, StampCounts};
+use crate::queued::QueuedRoutes;
 use crate::slot::Slot;
 use crate::watch::Watch;
-use api::gateway::{Guard, Table, TableInstance, TableStamp, Watched};
+use api::gateway::{Guard, KeptArtifact, Table, TableInstance, TableStamp, Watched};
 use model::name::{ReleaseNumber, StampId};
+use model::traces::Traces;
 use model::workload::GatewaySettings;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What is served, as of one table.
 #[derive(Debug, Default)]
@@ -21,6 +25,10 @@ pub(crate) struct Routes {
     pub(crate) active: Option<Arc<Target>>,
     pub(crate) candidate: Option<Arc<Target>>,
     pub(crate) fallback: Option<Arc<Target>>,
+    /// The stamp before the active one, where that is neither of the others.
+    pub(crate) previous: Option<Arc<Target>>,
+    /// What is left of it once it has stopped.
+    pub(crate) kept: Option<KeptArtifact>,
     /// 0 also when there are not both an active stamp and a candidate.
     weight: u16,
     /// What limits hold for whom in `watch`. None: nobody is watched.
@@ -56,6 +64,9 @@ pub(crate) struct Target {
     pub(crate) name: String,
     pub(crate) counts: Arc<StampCounts>,
     pub(crate) routes: Arc<StampRoutes>,
+    pub(crate) queued: QueuedRoutes,
+    /// What sagas call.
+    pub(crate) components: Components,
 }
 
 /// One process that answers requests.
@@ -65,7 +76,7 @@ pub(crate) struct Instance {
     pub(crate) key: u64,
     pub(crate) index: u32,
     pub(crate) address: SocketAddr,
-    pid: u32,
+    pub(crate) pid: u32,
     ejected_until_ms: AtomicU64,
     /// Answers with 5xx since the last other one.
     errors: AtomicU32,
@@ -91,10 +102,15 @@ impl std::ops::Deref for Local {
 
 static KEYS: AtomicU64 = AtomicU64::new(0);
 
+/// A key that nothing else has to which connections are kept.
+pub(crate) fn next_key() -> u64 {
+    KEYS.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Instance {
     fn new(instance: &TableInstance) -> Self {
         Self {
-            key: KEYS.fetch_add(1, Ordering::Relaxed),
+            key: next_key(),
             index: instance.index,
             address: instance.address,
             pid: instance.pid,
@@ -133,6 +149,11 @@ impl Instance {
         self.ejected_until_ms.fetch_max(until, Ordering::Relaxed);
     }
 
+    /// How long others are still preferred.
+    pub(crate) fn ejected_for(&self, now_ms: u64) -> Duration {
+        Duration::from_millis(self.ejected_until_ms.load(Ordering::Relaxed).saturating_sub(now_ms))
+    }
+
     /// Whether others are preferred.
     pub(crate) fn is_ejected(&self, now_ms: u64) -> bool {
         self.ejected_until_ms.load(Ordering::Relaxed) > now_ms
@@ -160,6 +181,11 @@ impl Routes {
         // One that served and serves no longer begins anew, so that its last dispatch can be told.
         let candidate = target(&table.candidate, &[&self.candidate, &active]);
         let fallback = target(&table.fallback, &[&self.fallback]);
+        // Kept warm after it was the fallback, it goes on being the same one.
+        let previous = match (&fallback, &table.previous) {
+            (Some(fallback), Some(previous)) if fallback.slot.stamp == previous.stamp => None,
+            (_, previous) => target(previous, &[&self.previous, &self.fallback]),
+        };
         let both = active.is_some() && candidate.is_some();
         let mut next = Self {
             preview_token: table.preview_token.clone(),
@@ -167,6 +193,8 @@ impl Routes {
             active,
             candidate,
             fallback,
+            previous,
+            kept: table.kept.clone(),
             weight: if both { table.weight.min(EVERYBODY - 1) } else { 0 },
             guarded: None,
             watch: None,
@@ -211,14 +239,29 @@ impl Routes {
         self.guarded = Some((role, guard));
     }
 
+    /// Where traces go: as the active release says, or the candidate if there is none.
+    pub(crate) fn traces(&self) -> Option<&Traces> {
+        self.active.as_ref().or(self.candidate.as_ref())?.settings.traces.as_ref()
+    }
+
     /// All stamps that are named.
     pub(crate) fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
-        self.active.iter().chain(&self.candidate).chain(&self.fallback)
+        self.active.iter().chain(&self.candidate).chain(&self.fallback).chain(&self.previous)
     }
 
     /// Whether an instance's idle connections may still be used.
     pub(crate) fn names(&self, key: u64) -> bool {
         self.targets().any(|target| target.instances.iter().any(|i| i.key == key))
+    }
+
+    /// Whether the courier's idle connections to this instance or external may still be used.
+    pub(crate) fn delivers_to(&self, key: u64) -> bool {
+        self.names(key) || self.targets().any(|target| components::keys(&target.components).any(|k| k == key))
+    }
+
+    /// Whether any stamp has queued routes.
+    pub(crate) fn queues(&self) -> bool {
+        self.targets().any(|target| !target.queued.is_empty())
     }
 
     /// Which users have the candidate, if any have. One branch when none have by the table.
@@ -249,18 +292,34 @@ impl Routes {
         }
     }
 
+    /// Whom to ask for what users of `stamp` may still know from the stamp they had before; it has instances. Who is
+    /// on the active stamp may come from the candidate only after its users were taken back.
+    pub(crate) fn before(&self, stamp: StampId) -> Option<&Arc<Target>> {
+        let serves = self.active.as_ref().is_some_and(|active| active.slot.stamp == stamp);
+        let taken_back = self.candidate.as_ref().filter(|_| self.has_tripped(Role::Candidate));
+        let order = match serves {
+            true => [taken_back, self.previous.as_ref(), self.fallback.as_ref()],
+            false => [self.active.as_ref(), None, None],
+        };
+        let there = |target: &&Arc<Target>| target.slot.stamp != stamp && !target.instances.is_empty();
+        order.into_iter().flatten().find(there)
+    }
+
     fn has_tripped(&self, role: Role) -> bool {
         let guarded = self.guarded.as_ref().is_some_and(|(guarded, _)| *guarded == role);
         guarded && self.watch.as_ref().is_some_and(|watch| watch.tripped().is_some())
     }
 
-    /// Something went wrong on a stamp, and was counted: the guard looks, if it is the one it watches.
-    pub(crate) fn look_after(&self, stamp: StampId) {
+    /// Something went wrong on a stamp, and was counted: the guard looks, if it is the one it watches. Whether it has
+    /// tripped.
+    pub(crate) fn look_after(&self, stamp: StampId) -> bool {
         if let (Some((_, guard)), Some(watch)) = (&self.guarded, &self.watch)
             && watch.stamp() == stamp
         {
             watch.look(guard);
+            return watch.tripped().is_some();
         }
+        false
     }
 
     /// What the guard has seen.
@@ -272,9 +331,11 @@ impl Routes {
 impl Target {
     /// A stamp with the slot it has, or a new one, and with those of its instances that are `known`.
     fn next(slot: Option<&Arc<Slot>>, known: &[Arc<Self>], stamp: &TableStamp, metrics: &Metrics) -> Self {
+        let before = known;
         let known = |new: &TableInstance| {
-            let same = known.iter().filter(|target| target.slot.stamp == stamp.stamp);
-            same.flat_map(|target| &target.instances).find(|known| known.is(new)).cloned()
+            let same = before.iter().filter(|target| target.slot.stamp == stamp.stamp);
+            let all = |target| components::instances(target).find(|known| known.is(new)).cloned();
+            same.map(|target| &**target).find_map(all)
         };
         let instance = |new: &TableInstance| known(new).unwrap_or_else(|| Arc::new(Instance::new(new)));
         Self {
@@ -286,62 +347,80 @@ impl Target {
             name: stamp.name.clone(),
             counts: metrics.of_stamp(stamp.stamp, &stamp.name),
             routes: metrics.routes_of(stamp.stamp, &stamp.settings.routes),
+            queued: QueuedRoutes::new(&stamp.settings),
+            components: components::next(&stamp.upstreams, before, instance),
         }
     }
 
-    /// An instance has answered. After [`EJECTING_ERRORS`] errors in a row it is ejected, unless it is the last one
-    /// that is not. An answer that is none costs a load.
+    /// As [`answered`], among the instances that get requests.
     pub(crate) fn answered(&self, instance: &Instance, error: bool, now_ms: u64) {
-        if !error {
-            if instance.errors.load(Ordering::Relaxed) > 0 {
-                instance.errors.store(0, Ordering::Relaxed);
-            }
-            return;
-        }
-        let errors = instance.errors.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        let others = || self.instances.iter().any(|o| o.key != instance.key && !o.is_ejected(now_ms));
-        if errors >= EJECTING_ERRORS && others() {
-            instance.eject(now_ms);
-        }
+        answered(&self.instances, instance, error, now_ms);
     }
 
-    /// The instance for the next request: of those not in `passed` (positions), the one with the least in flight,
-    /// ties at random. Ejected ones count only if there are no others. `pinned` leaves one index to choose from.
+    /// As [`choose`], of the instances that get requests.
     pub(crate) fn choose(
         &self,
         now_ms: u64,
         pinned: Option<u32>,
         passed: &[usize],
-        mut random: impl FnMut() -> u64,
+        random: impl FnMut() -> u64,
     ) -> Option<usize> {
-        let mut pick = |ejected: bool| {
-            let mut best: Option<(u32, usize)> = None;
-            let mut ties = 0;
-            for (position, instance) in self.instances.iter().enumerate() {
-                let wanted = pinned.is_none_or(|index| instance.index == index);
-                if !wanted || passed.contains(&position) || (instance.is_ejected(now_ms) != ejected) {
-                    continue;
-                }
-                let load = instance.in_flight();
-                match best {
-                    Some((least, _)) if load > least => {}
-                    Some((least, _)) if load == least => {
-                        ties += 1;
-                        // The n-th of n equal ones takes over with probability 1/n: each is as likely in the end.
-                        if random().is_multiple_of(ties + 1) {
-                            best = Some((load, position));
-                        }
-                    }
-                    Some(_) | None => {
+        choose(&self.instances, now_ms, pinned, passed, random)
+    }
+}
+
+/// An instance has answered. After [`EJECTING_ERRORS`] errors in a row it is ejected, unless it is the last one
+/// that is not. An answer that is none costs a load.
+pub(crate) fn answered(instances: &[Arc<Instance>], instance: &Instance, error: bool, now_ms: u64) {
+    if !error {
+        if instance.errors.load(Ordering::Relaxed) > 0 {
+            instance.errors.store(0, Ordering::Relaxed);
+        }
+        return;
+    }
+    let errors = instance.errors.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+    let others = || instances.iter().any(|o| o.key != instance.key && !o.is_ejected(now_ms));
+    if errors >= EJECTING_ERRORS && others() {
+        instance.eject(now_ms);
+    }
+}
+
+/// The instance for the next request: of those not in `passed` (positions), the one with the least in flight,
+/// ties at random. Ejected ones count only if there are no others. `pinned` leaves one index to choose from.
+pub(crate) fn choose(
+    instances: &[Arc<Instance>],
+    now_ms: u64,
+    pinned: Option<u32>,
+    passed: &[usize],
+    mut random: impl FnMut() -> u64,
+) -> Option<usize> {
+    let mut pick = |ejected: bool| {
+        let mut best: Option<(u32, usize)> = None;
+        let mut ties = 0;
+        for (position, instance) in instances.iter().enumerate() {
+            let wanted = pinned.is_none_or(|index| instance.index == index);
+            if !wanted || passed.contains(&position) || (instance.is_ejected(now_ms) != ejected) {
+                continue;
+            }
+            let load = instance.in_flight();
+            match best {
+                Some((least, _)) if load > least => {}
+                Some((least, _)) if load == least => {
+                    ties += 1;
+                    // The n-th of n equal ones takes over with probability 1/n: each is as likely in the end.
+                    if random().is_multiple_of(ties + 1) {
                         best = Some((load, position));
-                        ties = 0;
                     }
+                }
+                Some(_) | None => {
+                    best = Some((load, position));
+                    ties = 0;
                 }
             }
-            best.map(|(_, position)| position)
-        };
-        pick(false).or_else(|| pick(true))
-    }
+        }
+        best.map(|(_, position)| position)
+    };
+    pick(false).or_else(|| pick(true))
 }
 
 #[cfg(test)]

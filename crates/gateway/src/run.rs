@@ -2,11 +2,14 @@
 
 use crate::admin::{Admin, Reach};
 use crate::apply::Applier;
+use crate::desk::Desk;
 use crate::limits::{ACCEPT_PAUSE, CONNECTIONS, DRAIN_TIME};
+use crate::hold::Waiting;
 use crate::lines::{self, Bundle, Lines};
 use crate::metrics::Metrics;
 use crate::routes::Routes;
 use crate::stored;
+use crate::traces::{self, Finished};
 use crate::worker::{self, Crew, Order, Shared, Worker};
 use api::folder::StateFolder;
 use arc_swap::ArcSwap;
@@ -23,7 +26,7 @@ use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::UnixListener;
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::mpsc::{Sender, unbounded_channel};
 use tokio::sync::oneshot;
 
 /// What a gateway is given.
@@ -111,9 +114,13 @@ fn run_draining(
     let workers = if options.workers == 0 { cores } else { options.workers };
     let shared = Arc::new(Shared {
         routes: Arc::new(ArcSwap::from_pointee(Routes::default())),
-        metrics: Metrics::new(workers),
+        // The last cells are the courier's.
+        metrics: Metrics::new(workers + 1),
         connections: std::iter::repeat_with(|| AtomicUsize::new(0)).take(workers).collect(),
         ended: tokio::sync::Notify::new(),
+        waiting: Waiting::default(),
+        desk: Desk::new(folder.queue_db()),
+        folder: folder.clone(),
     });
     let boot = stored::boot_id().map_err(RunError::Machine)?;
     let applier = Applier::load(Arc::clone(&shared), folder.table(), boot);
@@ -123,9 +130,15 @@ fn run_draining(
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(RunError::Machine)?;
-    let (crew, threads) = hire(workers, &shared, &lines)?;
-    drop(lines);
-    let admin = Admin::new(shared, applier);
+    // Without a mark, traces do not say whose they are.
+    let workload = folder.read_mark().ok();
+    let workload = workload.map(|mark| (mark.workload.to_string(), mark.environment.to_string()));
+    let (traced, exporter) = traces::start(Arc::clone(&shared), workload).map_err(RunError::Machine)?;
+    let (crew, threads) = hire(workers, &shared, &lines, &traced)?;
+    shared.desk.staff(lines);
+    shared.desk.look(&shared, &shared.routes.load());
+    drop(traced);
+    let admin = Admin::new(Arc::clone(&shared), applier);
     let socket = options.folder.gateway_socket();
     let outcome = runtime.block_on(async {
         let crew = Rc::new(crew);
@@ -136,9 +149,12 @@ fn run_draining(
         Ok(())
     });
     let _ = fs::remove_file(socket);
+    shared.desk.drain();
+    shared.desk.close();
     // Connections of the admin protocol end here; then the writer has nobody left to write for.
     drop(runtime);
     let _ = writer.join();
+    exporter.finish();
     outcome
 }
 
@@ -152,13 +168,14 @@ fn hire(
     workers: usize,
     shared: &Arc<Shared>,
     lines: &SyncSender<Bundle>,
+    traced: &Sender<Finished>,
 ) -> Result<(Crew, Vec<Hand>), RunError> {
     let mut orders = Vec::new();
     let mut hands = Vec::new();
     for index in 0..workers {
         let (order, ordered) = unbounded_channel();
         let (end, ended) = oneshot::channel();
-        let (shared, lines) = (Arc::clone(shared), lines.clone());
+        let (shared, lines, traced) = (Arc::clone(shared), lines.clone(), traced.clone());
         let seed = getrandom::u64().map_err(|cause| RunError::Machine(io::Error::other(cause)))?;
         let runtime = move || {
             tokio::runtime::Builder::new_current_thread()
@@ -170,7 +187,7 @@ fn hire(
             // process ends instead, and the keeper starts another.
             let _alarm = Alarm;
             let runtime = runtime().expect("the operating system gives a worker its event queue");
-            let worker = Worker::new(index, shared, Lines::new(lines), seed);
+            let worker = Worker::new(index, shared, Lines::new(lines), traced, seed);
             runtime.block_on(worker::work(Rc::clone(&worker), ordered));
             // Cuts what is left, and notes it.
             drop(runtime);
@@ -226,6 +243,7 @@ async fn drain(
         let _ = task.await;
     }
     crew.tell(|| Order::Drain);
+    crew.shared.desk.drain();
     let (mut ends, mut threads) = (Vec::new(), Vec::new());
     for Hand { thread, ended } in hands {
         ends.push(ended);
@@ -235,6 +253,7 @@ async fn drain(
         for end in &mut ends {
             let _ = end.await;
         }
+        crew.shared.desk.delivered().await;
     };
     if tokio::time::timeout(drain_time, all).await.is_err() {
         crew.tell(|| Order::Cut);
@@ -342,21 +361,14 @@ mod tests {
     use api::folder::STATE_VERSION;
     use api::gateway::{Table, TableInstance, TableStamp};
     use model::name::{ComponentName, FenceToken, ReleaseNumber};
-    use model::workload::{Affinity, GatewayLimits, GatewaySettings};
+    use model::workload::GatewaySettings;
     use std::io::{Read as _, Write as _};
 
     fn store_table(folder: &StateFolder, address: std::net::SocketAddr) {
         let release = ReleaseNumber(1);
-        let settings = GatewaySettings {
-            default: ComponentName::new("a").unwrap(),
-            hosts: vec![],
-            access_log: true,
-            limits: GatewayLimits::default(),
-            routes: vec![],
-            affinity: Affinity::default(),
-        };
+        let settings = GatewaySettings::of(ComponentName::new("a").unwrap());
         let instances = vec![TableInstance { index: 0, address, pid: 1 }];
-        let stamp = TableStamp { stamp: release.stamp(), release, name: "r1".into(), instances, settings };
+        let stamp = TableStamp { stamp: release.stamp(), release, name: "r1".into(), instances, settings, upstreams: Default::default() };
         let table = Table {
             preview_token: "t".into(),
             trusted_proxies: vec![],
@@ -365,6 +377,8 @@ mod tests {
             weight: 0,
             fallback: None,
             guard: None,
+            previous: None,
+            kept: None,
         };
         let boot = stored::boot_id().unwrap();
         stored::store(&folder.table(), &Stored { v: STATE_VERSION, boot, fence: FenceToken(1), table })

@@ -96,6 +96,8 @@ mod tests {
             weight: 10,
             fallback: None,
             guard: None,
+            previous: None,
+            kept: None,
         }
     }
 

@@ -5,16 +5,20 @@
 
 use crate::client::{Client, Phase};
 use crate::clock::Clock;
+use crate::desk::Desk;
 use crate::fields;
 use crate::guard::Guard;
-use crate::ids::{self, Ids, Random};
+use crate::hold::Waiting;
+use crate::ids::{self, Ids, Parts, Random};
 use crate::limits::{self, RETRY_COST, RETRY_SAVINGS};
 use crate::lines::Lines;
 use crate::measures::Outcome;
 use crate::metrics::{Counts, Metrics};
 use crate::request;
 use crate::routes::{Local, Routes, Target};
+use crate::traces::Finished;
 use crate::upstream::{Pools, Upstream};
+use api::folder::StateFolder;
 use arc_swap::{ArcSwap, Cache};
 use http::{HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
@@ -28,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender};
 
 /// What the main thread tells a worker.
 pub(crate) enum Order {
@@ -48,6 +52,12 @@ pub(crate) struct Shared {
     pub(crate) connections: Box<[AtomicUsize]>,
     /// Told whenever a connection ends, for an accept loop that pauses.
     pub(crate) ended: Notify,
+    /// Requests for which there is no instance just now.
+    pub(crate) waiting: Waiting,
+    /// Where requests to queued routes are taken on.
+    pub(crate) desk: Desk,
+    /// Where the artifacts lie.
+    pub(crate) folder: StateFolder,
 }
 
 impl Shared {
@@ -67,6 +77,7 @@ pub(crate) struct Worker {
     targets: RefCell<Vec<Rc<Local>>>,
     pools: RefCell<Pools>,
     lines: RefCell<Lines>,
+    traced: Sender<Finished>,
     random: Random,
     ids: Ids,
     clients: RefCell<Vec<Rc<Client>>>,
@@ -77,7 +88,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(index: usize, shared: Arc<Shared>, lines: Lines, seed: u64) -> Rc<Self> {
+    pub(crate) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        lines: Lines,
+        traced: Sender<Finished>,
+        seed: u64,
+    ) -> Rc<Self> {
         let routes = Cache::new(Arc::clone(&shared.routes));
         Rc::new(Self {
             index,
@@ -87,6 +104,7 @@ impl Worker {
             targets: RefCell::default(),
             pools: RefCell::default(),
             lines: RefCell::new(lines),
+            traced,
             random: Random::new(seed),
             ids: Ids::default(),
             clients: RefCell::default(),
@@ -107,8 +125,8 @@ impl Worker {
         if let Some(known) = targets.iter().find(|known| Arc::ptr_eq(&known.0, target)) {
             return Rc::clone(known);
         }
-        // The table has changed. At most three targets are in one.
-        if targets.len() >= 3 {
+        // The table has changed. At most four targets are in one.
+        if targets.len() >= 4 {
             targets.clear();
         }
         let shared = Rc::new(Local(Arc::clone(target)));
@@ -133,6 +151,11 @@ impl Worker {
         self.with_routes(logs)
     }
 
+    /// The share of requests that are traced. None: none are.
+    pub(crate) fn traces(&self) -> Option<f64> {
+        self.with_routes(|routes| routes.traces().map(|traces| traces.share))
+    }
+
     /// The id of a request: the one in `believed`, if it is sane, or a new one, with a trace it is the id of.
     pub(crate) fn request_id(&self, believed: Option<&HeaderMap>) -> (HeaderValue, Option<HeaderValue>) {
         if let Some(kept) = believed.and_then(fields::sane_request_id) {
@@ -145,6 +168,20 @@ impl Worker {
     /// A new trace.
     pub(crate) fn traceparent(&self) -> HeaderValue {
         ids::value(self.ids.traceparent(&self.random))
+    }
+
+    /// The trace of `parts` as it goes on under `parent`.
+    pub(crate) fn hand_on(&self, parts: &Parts, parent: u64) -> HeaderValue {
+        ids::value(self.ids.hand_on(parts, parent))
+    }
+
+    /// Hands a traced request to the exporter. If that has [`limits::TRACED_WAITING`] waiting, it is dropped and
+    /// counted: requests do not wait for a collector.
+    pub(crate) fn export(&self, finished: Finished) {
+        let spans = finished.spans();
+        if self.traced.try_send(finished).is_err() {
+            self.counts().spans_dropped.add(spans);
+        }
     }
 
     pub(crate) fn random(&self) -> u64 {
@@ -162,7 +199,14 @@ impl Worker {
     /// An instance of this stamp did not take a connection, or there was none to ask.
     pub(crate) fn connect_failed(&self, target: &Target) {
         target.counts.workers[self.index].connect_failures.add(1);
-        self.with_routes(|routes| routes.look_after(target.slot.stamp));
+        self.look_after(target);
+    }
+
+    /// Something went wrong on this stamp. Users who are taken from it need not wait for it.
+    fn look_after(&self, target: &Target) {
+        if self.with_routes(|routes| routes.look_after(target.slot.stamp)) {
+            self.shared.waiting.wake();
+        }
     }
 
     /// A request came to an end on this stamp.
@@ -172,8 +216,12 @@ impl Worker {
         cells.requests.add(1);
         if outcome.error {
             cells.errors.add(1);
-            self.with_routes(|routes| routes.look_after(target.slot.stamp));
+            self.look_after(target);
         }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -248,6 +296,8 @@ impl Worker {
 
     fn drain(&self) {
         self.draining.set(true);
+        // Nothing is to be expected from a table any more.
+        self.shared.waiting.wake();
         for client in &*self.clients.borrow() {
             if matches!(client.phase(), Phase::Idle | Phase::Head) {
                 client.hasten(limits::DRAIN_GRACE);

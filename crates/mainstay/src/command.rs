@@ -10,6 +10,8 @@ mod show;
 
 mod history;
 
+mod queue;
+
 mod play;
 
 use crate::environment::Found;
@@ -34,6 +36,7 @@ pub(crate) async fn run(flags: Flags) -> Result<ExitCode, Failure> {
             release::back(&Found::running(&flags, &flag.environment)?, Back::Abort, output).await
         }
         Verb::History(history) => history::history(&flags, history, output).await,
+        Verb::Queue(queue) => queue::queue(&flags, queue, output).await,
         Verb::Status(flag) => show::status(&Found::running(&flags, &flag.environment)?, output).await,
         Verb::Logs(logs) => show::logs(&Found::running(&flags, &logs.environment)?, logs, output).await,
         Verb::Smoke(flag) => play::smoke(&Found::running(&flags, &flag.environment)?, output).await,

@@ -91,6 +91,16 @@ impl Found {
         Client::new(self.folder.agent_socket(), CALL_TIMEOUT)
     }
 
+    /// Speaks to the gateway.
+    pub(crate) fn gateway(&self) -> Client {
+        Client::new(self.folder.gateway_socket(), CALL_TIMEOUT)
+    }
+
+    /// Speaks to the gateway about what may take as long as reading a damaged file.
+    pub(crate) fn patient_gateway(&self) -> Client {
+        Client::new(self.folder.gateway_socket(), DRAIN_CALL_TIMEOUT)
+    }
+
     /// Speaks to the agent about what may take as long as a drain.
     pub(crate) fn patient_agent(&self) -> Client {
         Client::new(self.folder.agent_socket(), DRAIN_CALL_TIMEOUT)

@@ -1,5 +1,11 @@
 //! The command line.
 
+mod queue;
+
+pub(crate) use queue::{
+    EditFlags, FileFlags, ListFlags, OperateFlags, PauseFlags, QueueFlags, QueueVerb, ResolveFlags, SelectionFlags,
+};
+
 use clap::{Args, Parser, Subcommand};
 use model::name::EnvironmentName;
 use std::net::SocketAddr;
@@ -48,6 +54,8 @@ pub(crate) enum Verb {
     Abort(EnvironmentFlag),
     /// Show what was released, and what became of every request meanwhile
     History(HistoryFlags),
+    /// Look at the writes that were accepted and not yet delivered, and act on them
+    Queue(QueueFlags),
     /// Show what serves, what runs, what was released
     Status(EnvironmentFlag),
     /// Show what instances, agent, gateway or keeper print

@@ -253,3 +253,47 @@ fn a_second_release_waits_for_nobody_and_is_told_of_the_first() {
     assert_eq!(first.wait().expect("it ends").code(), Some(VERDICT));
     refused(&environment.mainstay(&["rollback", "run"]), CONFLICT, &["taken back already"]);
 }
+
+/// There is no machine with that much memory, and none is asked to find out.
+#[test]
+fn a_release_that_does_not_fit_is_refused_by_name_and_nothing_is_started() {
+    let environment = Environment::new(MAINSTAY, "here");
+    workload(&environment, "limits = { memory = \"256MiB\" }");
+    environment.write("v2/index.html", "the second version");
+    environment.mainstay(&["up", "here"]).ok();
+    let before = environment.status().expect("an agent");
+
+    workload(&environment, "limits = { memory = \"4000000GiB\" }");
+    let planned = environment.mainstay(&["--json", "release", "here", "--artifact", "v2", "--plan"]);
+    assert_eq!(planned.code, VERDICT, "{planned:?}");
+    let checks = planned.json()["checks"].as_array().expect("checks").clone();
+    let of = |name: &str| checks.iter().find(|check| check["check"] == name).expect(name);
+    assert_eq!(of("memory")["verdict"], "fail", "{checks:?}");
+    assert_eq!(of("memory")["numbers"]["needed"], 4_000_000_u64 << 30);
+    for fits in ["disk", "ports", "open_files"] {
+        assert_eq!(of(fits)["verdict"], "pass", "{checks:?}");
+    }
+    let limits = of("limits")["text"].as_str().expect("a text");
+    assert!(limits.contains("limits differ: site.memory 256 MiB → "), "{limits}");
+
+    let ran = environment.mainstay(&["release", "here", "--artifact", "v2"]);
+    refused(
+        &ran,
+        MACHINE,
+        &["does not fit", "memory: ", "needed (site 1 × ", "available", "hint: ", "`limits.memory`"],
+    );
+    let after = environment.status().expect("an agent");
+    assert_eq!(after["releases"], before["releases"], "nothing was begun");
+    assert_eq!(after["stamps"], before["stamps"], "nothing was started");
+
+    // Less is another limit too, which is said and no reason against it.
+    workload(&environment, "limits = { memory = \"128MiB\" }");
+    environment.mainstay(&["release", "here", "--artifact", "v2"]).ok();
+    let history = environment.mainstay(&["--json", "history", "show", "here"]).ok().json();
+    let events = history["events"].as_array().expect("events");
+    let told = |event: &serde_json::Value| {
+        let text = event["text"].as_str().unwrap_or_default();
+        text.contains("limits differ: site.memory 256 MiB → 128 MiB; the gate compares unequal deployments")
+    };
+    assert!(events.iter().any(told), "{history}");
+}

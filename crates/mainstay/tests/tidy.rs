@@ -17,7 +17,7 @@ mod manifests;
 mod documents;
 
 use documents::{links, record, unnamed};
-use manifests::{ROOMS, edges, entries, manifest, renames};
+use manifests::{ROOMS, edges, entries, manifest, own_lints, renames};
 use rules::*;
 use std::collections::BTreeMap;
 use std::fs;
@@ -47,17 +47,15 @@ fn rooms_use_only_the_rooms_below_them() {
 
 #[test]
 fn unsafe_code_is_forbidden_by_the_compiler_too() {
-    let workspace = entries(&read(&root().join("Cargo.toml")));
-    let forbidden = workspace.iter().any(|(section, key, value)| {
+    let text = read(&root().join("Cargo.toml"));
+    let forbidden = entries(&text).iter().any(|(section, key, value)| {
         section == "workspace.lints.rust" && key == "unsafe_code" && value == "\"forbid\""
     });
     assert!(forbidden, "Cargo.toml: [workspace.lints.rust] has to say `unsafe_code = \"forbid\"`");
-    let without: Vec<_> = crates()
-        .into_iter()
-        .filter(|(_, text)| !manifest(text, &BTreeMap::new()).inherits_lints)
-        .map(|(folder, _)| format!("{}/Cargo.toml: no `[lints] workspace = true`", folder.display()))
-        .collect();
-    none(without);
+    let crates = crates();
+    let manifests = crates.iter().map(|(_, text)| (manifest(text, &BTreeMap::new()), text));
+    let own = manifests.filter(|(manifest, _)| !manifest.inherits_lints);
+    none(own.flat_map(|(manifest, own)| own_lints(&manifest.name, own, &text)).collect());
 }
 
 #[test]
@@ -85,6 +83,11 @@ fn no_module_is_a_drawer() {
 #[test]
 fn nothing_is_unsafe() {
     hold(unsafe_code);
+}
+
+#[test]
+fn testkit_speaks_to_sqlite_in_one_file() {
+    hold(sqlite_beside_the_vfs);
 }
 
 #[test]

@@ -12,6 +12,11 @@ pub mod workload;
 
 pub mod artifact;
 pub mod flow;
+pub mod queue;
+
+pub mod away;
+
+pub mod traces;
 
 pub mod machine;
 pub mod verdict;

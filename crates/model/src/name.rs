@@ -96,6 +96,10 @@ name!(
     /// The name of a flow.
     FlowName
 );
+name!(
+    /// The name of a saga.
+    SagaName
+);
 
 macro_rules! number {
     ($(#[$doc:meta])* $type:ident, $prefix:literal) => {

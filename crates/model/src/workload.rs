@@ -1,8 +1,11 @@
 //! The workload as checked: what a workload file says once it is resolved for one environment.
 
+use crate::away::{Hold, Live, PreviousStamp};
 use crate::flow::{Flow, Method, Objective};
-use crate::name::{ComponentName, EnvironmentName, FlowName, WorkloadName};
+use crate::name::{ComponentName, EnvironmentName, FlowName, SagaName, WorkloadName};
+use crate::queue::{QueueLimits, QueuedRoute, Saga};
 use crate::template::Template;
+use crate::traces::Traces;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -113,6 +116,9 @@ pub struct Service {
     pub env: BTreeMap<String, Template>,
     /// When an instance may get requests.
     pub ready: Ready,
+    /// Whether an instance that runs still answers. None: it is not asked.
+    #[serde(default)]
+    pub live: Option<Live>,
     /// What an instance may use.
     pub limits: Limits,
     /// How long requests in flight may take to end before an instance is told to stop, and again how long
@@ -228,6 +234,36 @@ pub struct GatewaySettings {
     /// What keeps a user on one stamp while a release shifts.
     #[serde(default)]
     pub affinity: Affinity,
+    /// Where traces of requests go. None: nobody is traced.
+    #[serde(default)]
+    pub traces: Option<Traces>,
+    /// The limits of the environment's queue.
+    #[serde(default)]
+    pub queue: QueueLimits,
+    /// What queued routes can do instead of sending a request to the service.
+    #[serde(default)]
+    pub sagas: BTreeMap<SagaName, Saga>,
+    /// Requests that wait while no instance takes them.
+    #[serde(default)]
+    pub hold: Hold,
+}
+
+impl GatewaySettings {
+    /// What holds where nothing is said but who gets the requests.
+    pub fn of(default: ComponentName) -> Self {
+        Self {
+            default,
+            hosts: Vec::new(),
+            access_log: true,
+            limits: GatewayLimits::default(),
+            routes: Vec::new(),
+            affinity: Affinity::default(),
+            traces: None,
+            queue: QueueLimits::default(),
+            sagas: BTreeMap::new(),
+            hold: Hold::default(),
+        }
+    }
 }
 
 /// The most routes; each has measures of its own for each stamp.
@@ -246,6 +282,12 @@ pub struct Route {
     pub path: String,
     /// What it must meet. None: the default objective.
     pub objective: Option<Objective>,
+    /// What is written down before it is acknowledged. None: requests are forwarded.
+    #[serde(default)]
+    pub queue: Option<QueuedRoute>,
+    /// Whether the stamp before is asked for what this one does not have. For GET only, and HEAD with it.
+    #[serde(default)]
+    pub previous_stamp: Option<PreviousStamp>,
 }
 
 impl Route {
@@ -428,6 +470,7 @@ mod tests {
             address_as: None,
             env: BTreeMap::new(),
             ready: Ready { get: None, timeout: Duration::from_secs(1) },
+            live: None,
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(1),
         };

@@ -17,8 +17,10 @@ mod attempt;
 mod copy;
 mod listing;
 mod lookup;
+mod room;
 
 pub use lookup::{ExecutableError, executable};
+pub use room::{reclaimable, room};
 
 pub(crate) use lookup::find;
 

@@ -25,6 +25,7 @@ mod ready;
 
 pub use hook::{HOOK_GRACE, HOOK_LINES, HookEnd, HookError, UNSEEN_RUNS};
 pub use instance::{Instance, StopError, describe_exit};
+pub use probe::alive;
 pub use ready::{ELSEWHERE_AFTER, LastSeen, NotReady, PROBE_TIMEOUT};
 
 use instance::Began;

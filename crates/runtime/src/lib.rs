@@ -27,6 +27,6 @@ mod shim;
 pub use driver::{
     Adopted, Driver, ELSEWHERE_AFTER, HOOK_GRACE, HOOK_LINES, HookEnd, HookError, Instance, KILL_WAIT,
     LastSeen, NotReady, PROBE_TIMEOUT, START_DEADLINE, SWEEP_GRACE, StartError, StopError, Sweep, SweepError,
-    UNSEEN_RUNS, describe_exit,
+    UNSEEN_RUNS, alive, describe_exit,
 };
 pub use shim::shim;

@@ -92,6 +92,12 @@ impl Ports {
         self.allocate_with(taken, can_bind)
     }
 
+    /// How many ports of the block [`Ports::allocate`] could give right now. Blocking, but short: each is tried.
+    pub fn free(&self, taken: &BTreeSet<u16>) -> u64 {
+        let free = |port: &u16| !taken.contains(port) && can_bind(*port);
+        (self.first..=self.last()).filter(free).count() as u64
+    }
+
     /// The port that something had before, where it can be had again; otherwise another one, as
     /// [`Ports::allocate`] gives it.
     ///

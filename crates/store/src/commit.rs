@@ -1,16 +1,27 @@
 //! Group commit: the one thread that writes to one SQLite file.
 
-use rusqlite::{Connection, ErrorCode, Transaction};
+mod batch;
+
+use batch::{Job, Submitted, Thread};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 /// How many writes may wait for the writer. More wait in [`Writer::write`], which is the back pressure.
 pub const QUEUE_LIMIT: usize = 1024;
 /// How many writes share one commit at most, so that the first does not wait for too many others.
 pub const BATCH_LIMIT: usize = 256;
+/// How many bytes share one commit, about: the batch ends with the write that reaches them.
+pub const BATCH_BYTES_LIMIT: usize = 8 * 1024 * 1024;
+/// How many prepared statements a connection keeps.
+pub(crate) const STATEMENTS_KEPT: usize = 64;
 /// How long SQLite waits for another process that holds the file, such as a backup.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The oldest SQLite that is used: 3.51.3 mends a rare loss of WAL frames at checkpoints.
@@ -35,7 +46,15 @@ pub enum OpenError {
         /// Its version number.
         found: i32,
     },
-    /// Not a database, no permission, no space, and the like.
+    /// What is in the file makes no sense.
+    #[error("{path} is damaged: {cause}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        cause: String,
+    },
+    /// No permission, no space, and the like.
     #[error("cannot open {path}")]
     Unusable {
         /// The file.
@@ -52,49 +71,90 @@ pub enum WriteError {
     /// No space is left. Nothing was written; the next write may work.
     #[error("the disk is full")]
     Full,
-    /// A newer agent has taken over. Nothing was written.
-    #[error("a newer agent has taken over (token {newest}, ours {ours})")]
+    /// A newer owner has taken over. Nothing was written.
+    #[error("a newer owner has taken over (token {newest}, ours {ours})")]
     Fenced {
         /// The token in the file.
         newest: u64,
-        /// The token of this process.
+        /// Ours.
         ours: u64,
     },
     /// A write or fsync failed: what is on disk is not known. The file is not written again by this
     /// process.
     #[error("writing failed, the file is not trusted any longer: {0}")]
     Broken(String),
+    /// Less is free on the disk than is kept for outcomes. Nothing was written; the next write may work.
+    #[error("only {free} bytes are free on the disk, {reserve} are kept for the outcomes of what was accepted")]
+    Reserve {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that have to stay free.
+        reserve: u64,
+    },
+    /// Too many writes wait for the disk, or another process holds the file. Nothing was written; the next write
+    /// may work.
+    #[error("nothing can be written at the moment: {0}")]
+    Busy(String),
+    /// The file is damaged: it is not written again before it is repaired.
+    #[error("the file is damaged, it is not written any longer: {0}")]
+    Damaged(String),
     /// The write itself is wrong (a constraint). Nothing was written.
     #[error("refused by the database: {0}")]
     Refused(String),
 }
 
-type Job = Box<dyn FnOnce(&mut Batch<'_>) + Send>;
+/// How a file is opened and its writer runs.
+pub(crate) struct Settings {
+    /// The SQLite VFS, registered by the caller. None: the system's.
+    pub(crate) vfs: Option<String>,
+    /// How many writes may wait for the writer.
+    pub(crate) queue: usize,
+    /// Statements for a connection to the file, run before its schema is looked at.
+    pub(crate) pragmas: &'static str,
+    /// Asked in every batch before its first job. An error ends all writing for good.
+    pub(crate) guard: Option<Guard>,
+    /// Called between batches, outside of any transaction.
+    pub(crate) between: Option<Between>,
+}
 
-/// Called once the batch of a job is on disk, or is not.
-type Reply = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
+/// See [`Settings::guard`].
+pub(crate) type Guard = Box<dyn FnMut(&Connection) -> Result<(), WriteError> + Send>;
+/// See [`Settings::between`].
+pub(crate) type Between = Box<dyn FnMut(&Connection) -> Result<(), WriteError> + Send>;
 
-/// A batch in the making: jobs add what is to be called once the commit has gone through or failed.
-struct Batch<'c> {
-    transaction: Transaction<'c>,
-    replies: Vec<Reply>,
-    /// SQLite undoes the whole transaction by itself on some errors (a full disk among them): then every
-    /// job of the batch has failed.
-    lost: Option<WriteError>,
+impl Default for Settings {
+    fn default() -> Self {
+        let pragmas = "PRAGMA foreign_keys = ON;";
+        Self { vfs: None, queue: QUEUE_LIMIT, pragmas, guard: None, between: None }
+    }
 }
 
 /// Hands writes to the writer thread. Clones speak to the same thread, which ends with the last of them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Writer {
-    jobs: mpsc::Sender<JobBox>,
+    jobs: mpsc::Sender<Box<dyn Job>>,
+    waiting_bytes: Arc<AtomicUsize>,
+    trouble: Trouble,
 }
 
-/// Lets [`Writer`] be `Debug` although a job is a closure.
-struct JobBox(Job);
-
-impl std::fmt::Debug for JobBox {
+impl std::fmt::Debug for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("job")
+        f.debug_struct("Writer").field("trouble", &self.trouble).finish_non_exhaustive()
+    }
+}
+
+/// Why a file is not written any longer, once it is not. The first reason stays.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trouble(Arc<OnceLock<WriteError>>);
+
+impl Trouble {
+    pub(crate) fn get(&self) -> Option<WriteError> {
+        self.0.get().cloned()
+    }
+
+    pub(crate) fn set(&self, why: WriteError) {
+        // A second reason adds nothing.
+        let _ = self.0.set(why);
     }
 }
 
@@ -105,36 +165,78 @@ pub fn open(
     version: u32,
     migrate: impl FnOnce(&Transaction<'_>, u32) -> rusqlite::Result<()>,
 ) -> Result<Writer, OpenError> {
+    let settings = Settings::default();
+    let connection = connect(path, version, &settings, migrate)?;
+    start(path, connection, settings, Trouble::default())
+}
+
+/// The first part of [`open`]: the connection that will be the writer's.
+pub(crate) fn connect(
+    path: &Path,
+    version: u32,
+    settings: &Settings,
+    migrate: impl FnOnce(&Transaction<'_>, u32) -> rusqlite::Result<()>,
+) -> Result<Connection, OpenError> {
     let found = rusqlite::version_number();
     if found < OLDEST_SQLITE {
         return Err(OpenError::Sqlite { found });
     }
-    let unusable = |cause| OpenError::Unusable { path: path.to_owned(), cause };
+    let unusable = |cause: rusqlite::Error| OpenError::of(path, cause);
     // SQLite gives the files beside it the mode of this one.
     let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     made.map_err(|e| unusable(rusqlite::Error::ToSqlConversionFailure(Box::new(e))))?;
-    let mut connection = Connection::open(path).map_err(unusable)?;
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(unusable)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = connection(path, flags, settings.vfs.as_deref()).map_err(unusable)?;
     // The version is read before anything is written, so that a newer file is left as it is.
     let found: u32 =
         connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unusable)?;
     if found > version {
         return Err(OpenError::Newer { path: path.to_owned(), found, known: version });
     }
+    connection.execute_batch(settings.pragmas).map_err(unusable)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(unusable)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(unusable)?;
-    connection.pragma_update(None, "foreign_keys", "ON").map_err(unusable)?;
-    let transaction = connection.transaction().map_err(unusable)?;
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(unusable)?;
     migrate(&transaction, found).map_err(unusable)?;
     transaction.pragma_update(None, "user_version", version).map_err(unusable)?;
     transaction.commit().map_err(unusable)?;
+    Ok(connection)
+}
 
-    let (jobs, queue) = mpsc::channel(QUEUE_LIMIT);
+/// A connection that waits for others.
+pub(crate) fn connection(path: &Path, flags: OpenFlags, vfs: Option<&str>) -> rusqlite::Result<Connection> {
+    let connection = match vfs {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs)?,
+        None => Connection::open_with_flags(path, flags)?,
+    };
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // Otherwise a statement that meets a partial index is planned anew with every value that is bound to it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(connection)
+}
+
+/// The second part of [`open`]: the thread.
+pub(crate) fn start(
+    path: &Path,
+    connection: Connection,
+    settings: Settings,
+    trouble: Trouble,
+) -> Result<Writer, OpenError> {
+    let (jobs, queue) = mpsc::channel(settings.queue);
+    let waiting_bytes = Arc::new(AtomicUsize::new(0));
+    let thread = Thread {
+        queue,
+        waiting_bytes: waiting_bytes.clone(),
+        trouble: trouble.clone(),
+        guard: settings.guard,
+        between: settings.between,
+    };
     std::thread::Builder::new()
         .name("store".into())
-        .spawn(move || run(connection, queue))
-        .map_err(|e| unusable(rusqlite::Error::ToSqlConversionFailure(Box::new(e))))?;
-    Ok(Writer { jobs })
+        .spawn(move || thread.run(connection))
+        .map_err(|e| OpenError::of(path, rusqlite::Error::ToSqlConversionFailure(Box::new(e))))?;
+    Ok(Writer { jobs, waiting_bytes, trouble })
 }
 
 impl Writer {
@@ -146,77 +248,72 @@ impl Writer {
         F: FnOnce(&Transaction<'_>) -> Result<T, WriteError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |batch| match in_savepoint(&batch.transaction, work) {
-            Ok(value) => batch.replies.push(Box::new(move |committed| {
-                // The caller may have stopped waiting; the write stands.
-                let _ = reply.send(committed.map(|()| value));
-            })),
-            Err(error) => {
-                if batch.transaction.is_autocommit() {
-                    batch.lost = Some(error.clone());
-                }
-                let _ = reply.send(Err(error));
-            }
+        let job = Box::new(Submitted {
+            work: Some(work),
+            made: None,
+            // The caller may have stopped waiting; the write stands.
+            done: move |result| drop(reply.send(result)),
+            may_fail_halfway: true,
+            bytes: 0,
         });
-        let gone = || WriteError::Broken("the writer has ended".into());
-        self.jobs.send(JobBox(job)).await.map_err(|_| gone())?;
+        self.jobs.send(job).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
-}
 
-fn in_savepoint<T>(
-    transaction: &Transaction<'_>,
-    work: impl FnOnce(&Transaction<'_>) -> Result<T, WriteError>,
-) -> Result<T, WriteError> {
-    transaction.execute_batch("SAVEPOINT job").map_err(WriteError::from)?;
-    match work(transaction) {
-        Ok(value) => {
-            transaction.execute_batch("RELEASE job")?;
-            Ok(value)
-        }
-        Err(error) => {
-            if !transaction.is_autocommit() {
-                transaction.execute_batch("ROLLBACK TO job; RELEASE job")?;
-            }
-            Err(error)
-        }
+    /// Runs `work` in the next batch and calls `done`, on the writer's thread, once it is on disk or is not.
+    /// `done` is called on this thread, at once, where the queue is full ([`WriteError::Busy`]).
+    pub(crate) fn submit<T, W, D>(&self, cost: Cost, work: W, done: D)
+    where
+        T: Send + 'static,
+        W: FnOnce(&Transaction<'_>) -> Result<T, WriteError> + Send + 'static,
+        D: FnOnce(Result<T, WriteError>) + Send + 'static,
+    {
+        let Cost { bytes, may_fail_halfway } = cost;
+        self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let job = Box::new(Submitted { work: Some(work), made: None, done, may_fail_halfway, bytes });
+        let (job, why) = match self.jobs.try_send(job) {
+            Ok(()) => return,
+            Err(TrySendError::Full(job)) => (job, busy(self.waiting())),
+            Err(TrySendError::Closed(job)) => (job, gone()),
+        };
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        job.answer(Err(why));
+    }
+
+    /// How many writes wait for the writer.
+    pub(crate) fn waiting(&self) -> usize {
+        self.jobs.max_capacity() - self.jobs.capacity()
+    }
+
+    /// About how many bytes these are.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing is written any longer, if so.
+    pub(crate) fn trouble(&self) -> &Trouble {
+        &self.trouble
     }
 }
 
-fn run(mut connection: Connection, mut queue: mpsc::Receiver<JobBox>) {
-    let mut broken: Option<WriteError> = None;
-    while let Some(first) = queue.blocking_recv() {
-        if broken.is_some() {
-            // Dropping a job drops its reply: the caller hears that the writer has ended.
-            continue;
-        }
-        let transaction = match connection.transaction() {
-            Ok(transaction) => transaction,
-            Err(error) => {
-                broken = Some(error.into());
-                continue;
-            }
-        };
-        let mut batch = Batch { transaction, replies: Vec::new(), lost: None };
-        (first.0)(&mut batch);
-        for _ in 1..BATCH_LIMIT {
-            if batch.lost.is_some() {
-                break;
-            }
-            let Ok(next) = queue.try_recv() else { break };
-            (next.0)(&mut batch);
-        }
-        let committed = match batch.lost {
-            Some(error) => Err(error),
-            None => batch.transaction.commit().map_err(WriteError::from),
-        };
-        if let Err(error @ WriteError::Broken(_)) = &committed {
-            broken = Some(error.clone());
-        }
-        for reply in batch.replies {
-            reply(committed.clone());
-        }
-    }
+/// What the writer has to know of a write beforehand.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    /// About how many bytes it writes.
+    pub(crate) bytes: usize,
+    /// Whether it may be refused after it has written something, so that it needs a savepoint. A write that says no
+    /// and fails all the same, other than by [`WriteError::Refused`] or [`WriteError::Reserve`], takes its whole
+    /// batch with it.
+    pub(crate) may_fail_halfway: bool,
+}
+
+fn gone() -> WriteError {
+    WriteError::Broken("the writer has ended".into())
+}
+
+/// That `waiting` writes are too many.
+pub(crate) fn busy(waiting: usize) -> WriteError {
+    WriteError::Busy(format!("{waiting} writes wait for the disk"))
 }
 
 impl From<rusqlite::Error> for WriteError {
@@ -224,104 +321,26 @@ impl From<rusqlite::Error> for WriteError {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::ConstraintViolation) => Self::Refused(error.to_string()),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                Self::Busy("another process holds the file".into())
+            }
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.to_string()),
             _ => Self::Broken(error.to_string()),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn numbers(folder: &Path) -> Writer {
-        open(&folder.join("n.db"), 1, |t, _| {
-            t.execute_batch("CREATE TABLE IF NOT EXISTS n (n INTEGER PRIMARY KEY, b BLOB)")
-        })
-        .unwrap()
-    }
-
-    async fn insert(writer: &Writer, n: i64, size: usize) -> Result<(), WriteError> {
-        writer
-            .write(move |t| {
-                t.execute("INSERT INTO n VALUES (?1, zeroblob(?2))", (n, size as i64))?;
-                Ok(())
-            })
-            .await
-    }
-
-    async fn count(writer: &Writer) -> i64 {
-        writer.write(|t| Ok(t.query_row("SELECT count(*) FROM n", [], |row| row.get(0))?)).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn what_is_acknowledged_is_there_after_the_writer_is_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let writer = numbers(folder.path());
-        let writes: Vec<_> = (0..500)
-            .map(|n| {
-                let writer = writer.clone();
-                tokio::spawn(async move { insert(&writer, n, 10).await })
-            })
-            .collect();
-        for write in writes {
-            write.await.unwrap().unwrap();
+impl OpenError {
+    pub(crate) fn of(path: &Path, cause: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match cause.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Damaged { path, cause: cause.to_string() }
+            }
+            _ => Self::Unusable { path, cause },
         }
-        drop(writer);
-        assert_eq!(count(&numbers(folder.path())).await, 500);
-    }
-
-    #[tokio::test]
-    async fn a_refused_write_leaves_its_batch_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let writer = numbers(folder.path());
-        let (a, b, c) = tokio::join!(insert(&writer, 1, 1), insert(&writer, 1, 1), insert(&writer, 2, 1));
-        assert_eq!([a.is_ok(), b.is_ok(), c.is_ok()].iter().filter(|ok| **ok).count(), 2);
-        assert_eq!(count(&writer).await, 2);
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_refuses_and_then_works_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let writer = numbers(folder.path());
-        insert(&writer, 1, 1).await.unwrap();
-        let limit = |pages: i64| {
-            writer.write(move |t| {
-                t.pragma_update(None, "max_page_count", pages)?;
-                Ok(())
-            })
-        };
-        limit(4).await.unwrap();
-        // Whatever shares the batch of the write that fails is not acknowledged either, or is there.
-        let (small, large) = tokio::join!(insert(&writer, 9, 1), insert(&writer, 2, 100_000));
-        assert_eq!(large, Err(WriteError::Full));
-        let there = if small.is_ok() { 2 } else { 1 };
-        assert_eq!(count(&writer).await, there);
-        limit(1_000_000).await.unwrap();
-        insert(&writer, 3, 100_000).await.unwrap();
-        assert_eq!(count(&writer).await, there + 1);
-    }
-
-    #[tokio::test]
-    async fn the_files_are_their_owners_alone() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let writer = numbers(folder.path());
-        insert(&writer, 1, 1).await.unwrap();
-        for entry in std::fs::read_dir(folder.path()).unwrap() {
-            let entry = entry.unwrap();
-            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{entry:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_newer_file_is_refused_by_name_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("n.db");
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
-        let before = std::fs::read(&path).unwrap();
-        let error = open(&path, 1, |_, _| Ok(())).unwrap_err();
-        assert!(matches!(error, OpenError::Newer { found: 7, known: 1, .. }), "{error}");
-        assert!(error.to_string().contains("n.db was written by a newer mainstay"));
-        assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 }
+
+#[cfg(test)]
+mod tests;

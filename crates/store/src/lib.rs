@@ -9,4 +9,5 @@
 
 pub mod commit;
 
+pub mod journal;
 pub mod records;

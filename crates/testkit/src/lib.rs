@@ -1,8 +1,14 @@
 //! What tests of the whole program share: an environment in a temporary folder, users that never stop
-//! coming, and waiting with a deadline.
+//! coming, waiting with a deadline, and a disk whose power can be cut.
 //!
 //! A dev-dependency only; production never uses it. Never here: anything that knows how mainstay works. It
 //! speaks HTTP and the command line, as users and operators do.
+
+pub mod vfs;
+
+mod disk;
+
+mod locks;
 
 mod environment;
 

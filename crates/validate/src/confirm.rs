@@ -2,7 +2,7 @@
 
 use crate::connection::{FullRequest, Keep};
 use crate::engine::Engine;
-use crate::ledger::{Intent, LedgerReport};
+use crate::ledger::{Fate, Intent, LedgerReport};
 use crate::outcome::snippet;
 use crate::script::{LedgerScript, uri};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use serde_json_path::JsonPath;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// How many references are looked up at a time: enough to be quick, too few to be a load test of its own.
@@ -26,8 +26,15 @@ pub const CONFIRM_ATTEMPTS: u32 = 5;
 /// service is gone, and waiting for it a million times would say no more.
 pub const CONFIRM_GIVE_UP: u64 = 64;
 
+/// How long the look-up waits for writes that were accepted with 202 and not yet done, when nothing else is said:
+/// for all of them together, from its beginning. What is not there by then is lost.
+pub const CONFIRM_DRAIN: Duration = Duration::from_secs(60);
+
 /// The pause after the first attempt; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// The pause between two looks for a write that was accepted and is not there yet.
+const DRAIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -35,22 +42,33 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// What the look-ups share.
 struct Search {
     engine: Arc<Engine>,
+    /// Those that may have to be waited for stand at the end.
     intents: Vec<Intent>,
+    /// Until when accepted ones are waited for.
+    drained: Instant,
     /// The next intent to look up.
     next: AtomicUsize,
     /// How many could not be looked up since one last could.
     in_a_row: AtomicU64,
 }
 
-/// Looks every intent up; `tell` gets how many are done, about once a second. Dropping it stops the
+/// Looks every intent up, and waits up to `drain` for those accepted to be there; `tell` gets how many are done, about once a second. Dropping it stops the
 /// look-ups.
 pub(crate) async fn confirm(
     engine: Arc<Engine>,
-    intents: Vec<Intent>,
+    mut intents: Vec<Intent>,
+    drain: Duration,
     mut tell: impl FnMut(u64, u64) + Send,
 ) -> LedgerReport {
     let of = intents.len();
-    let search = Arc::new(Search { engine, intents, next: AtomicUsize::new(0), in_a_row: AtomicU64::new(0) });
+    intents.sort_by_key(|intent| intent.fate == Fate::Accepted);
+    let search = Arc::new(Search {
+        engine,
+        intents,
+        drained: Instant::now() + drain,
+        next: AtomicUsize::new(0),
+        in_a_row: AtomicU64::new(0),
+    });
     let mut seekers = JoinSet::new();
     for _ in 0..CONFIRM_CONCURRENCY.min(of) {
         let search = Arc::clone(&search);
@@ -80,7 +98,7 @@ impl Search {
             let looked_up = if self.in_a_row.load(Ordering::Relaxed) >= CONFIRM_GIVE_UP {
                 Err("not looked up: too many before it could not be".to_owned())
             } else {
-                self.look_up(ledger, intent).await
+                self.settled(ledger, intent).await
             };
             match &looked_up {
                 Ok(_) => self.in_a_row.store(0, Ordering::Relaxed),
@@ -91,6 +109,18 @@ impl Search {
             report.count(&script.name, intent, looked_up);
         }
         report
+    }
+
+    /// What looking an intent up says in the end: what was accepted may not be there yet.
+    async fn settled(&self, ledger: &LedgerScript, intent: &Intent) -> Result<u64, String> {
+        loop {
+            let looked_up = self.look_up(ledger, intent).await;
+            let waits = intent.fate == Fate::Accepted && Instant::now() < self.drained;
+            match looked_up {
+                Ok(0) if waits => tokio::time::sleep(DRAIN_PAUSE).await,
+                Ok(_) | Err(_) => return looked_up,
+            }
+        }
     }
 
     async fn look_up(&self, ledger: &LedgerScript, intent: &Intent) -> Result<u64, String> {

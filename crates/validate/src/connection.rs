@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use http::Request;
+use http::header::LOCATION;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -44,6 +45,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// As much of the body as was to be kept.
     pub(crate) body: Vec<u8>,
+    /// Where an answer that is not the last one says to look.
+    pub(crate) location: Option<String>,
     /// When the last byte was in.
     pub(crate) at: Instant,
 }
@@ -101,8 +104,14 @@ impl Connection {
             }
         };
         let status = response.status().as_u16();
+        // Only these two are followed, and the others need not pay for a copy.
+        let location = match status {
+            202 | 303 => response.headers().get(LOCATION).and_then(|value| value.to_str().ok()),
+            _ => None,
+        };
+        let location = location.map(str::to_owned);
         let body = self.body(response.into_body(), keep, limit, status).await?;
-        Ok(Answer { status, body, at: Instant::now() })
+        Ok(Answer { status, body, location, at: Instant::now() })
     }
 
     async fn body(

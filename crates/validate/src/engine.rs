@@ -2,6 +2,7 @@
 
 use crate::client::{CallError, Called, Client};
 use crate::connection::{Answer, Keep};
+use crate::follow::{FOLLOW_CONNECTIONS, Followed};
 use crate::ledger::{Book, Fate, INTENTS_LIMIT, Intent, IntentId};
 use crate::outcome::{Outcome, snippet};
 use crate::report::Skipped;
@@ -27,7 +28,20 @@ pub(crate) struct Engine {
     pub(crate) scripts: Vec<Script>,
     pub(crate) environment: String,
     pub(crate) timeout: Duration,
+    /// How long an accepted write is followed, and by whom.
+    pub(crate) follow: Duration,
+    pub(crate) followers: Client,
     book: Mutex<Book>,
+}
+
+/// What an engine may use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Allowance {
+    pub(crate) connections: usize,
+    /// For one request.
+    pub(crate) timeout: Duration,
+    /// For an accepted write, from its 202.
+    pub(crate) follow: Duration,
 }
 
 /// What one play saw.
@@ -47,8 +61,10 @@ pub(crate) struct Played {
 pub(crate) struct Seen {
     pub(crate) outcome: Outcome,
     pub(crate) status: Option<u16>,
-    /// From the instant it was due to the last byte of its answer, or to its failure.
+    /// From the instant it was due to the last byte of its answer, or to its failure. Of an accepted write: to its
+    /// 202.
     pub(crate) latency: Duration,
+    pub(crate) accepted: Option<Accepted>,
     /// Whether it had to wait for a connection to become free.
     pub(crate) waited: bool,
     /// The path it was sent to; none when the values made no request.
@@ -56,6 +72,13 @@ pub(crate) struct Seen {
     pub(crate) problem: Option<Problem>,
     sent: Sent,
     ended: Instant,
+}
+
+/// A write that was answered with 202 first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accepted {
+    /// From the instant it was due to its final answer. None: that did not come.
+    pub(crate) until_done: Option<Duration>,
 }
 
 /// What is wrong with an answer, or with there being none.
@@ -80,6 +103,8 @@ enum Sent {
     Perhaps,
     /// Answered with the expected status.
     Accepted,
+    /// Answered with 202, and with nothing else while it was followed.
+    Promised,
     /// Answered with another status.
     Refused,
 }
@@ -88,11 +113,13 @@ impl Engine {
     pub(crate) fn new(
         target: &Target,
         scripts: Vec<Script>,
-        max_connections: usize,
-        timeout: Duration,
+        allowance: Allowance,
     ) -> Result<Self, TargetError> {
+        let Allowance { connections, timeout, follow } = allowance;
         Ok(Self {
-            client: Client::new(target.address, max_connections),
+            client: Client::new(target.address, connections),
+            follow,
+            followers: Client::new(target.address, FOLLOW_CONNECTIONS),
             base: target.base_headers()?,
             scripts,
             environment: target.environment.clone(),
@@ -171,11 +198,39 @@ impl Engine {
         let keep = if step.save.is_empty() { Keep::Start } else { Keep::All };
         let Called { result, waited } = self.client.call(request, keep, self.timeout).await;
         let mut seen = match result {
+            Ok(answer) if answer.status == 202 && step.is_followed() => {
+                self.settled(step, &answer, values, since).await
+            }
             Ok(answer) => judge_answer(step, &answer, values, since),
             Err(error) => Seen::without_answer(&error, since),
         };
         seen.path = path;
         seen.waited = waited;
+        seen
+    }
+
+    /// What becomes of a write whose first answer was 202: its final answer is what the step is judged by.
+    async fn settled(&self, step: &StepScript, first: &Answer, values: &mut Values, since: Instant) -> Seen {
+        let failed = |outcome, sent, text: String| {
+            Seen::failed(outcome, Some(first.status), Problem::new(text), sent, since)
+        };
+        let (mut seen, done) = match self.follow(first.location.as_deref()).await {
+            Followed::Done(answer) => (judge_answer(step, &answer, values, since), Some(answer.at)),
+            Followed::Over(why) => {
+                let text = format!("accepted with 202, and then {why}");
+                (failed(Outcome::UnexpectedStatus, Sent::Refused, text), None)
+            }
+            Followed::Unknown(why) => {
+                let text = format!("accepted with 202, and then {why}");
+                (failed(Outcome::UnexpectedStatus, Sent::Perhaps, text), None)
+            }
+            Followed::Pending => {
+                let text = format!("accepted with 202, not yet done after {:?}", self.follow);
+                (failed(Outcome::Pending, Sent::Promised, text), None)
+            }
+        };
+        seen.latency = first.at.saturating_duration_since(since);
+        seen.accepted = Some(Accepted { until_done: done.map(|at| at.saturating_duration_since(since)) });
         seen
     }
 }
@@ -202,7 +257,7 @@ impl Seen {
         let ended = Instant::now();
         let latency = ended.saturating_duration_since(since);
         let problem = Some(problem);
-        Self { outcome, status, latency, waited: false, path: None, problem, sent, ended }
+        Self { outcome, status, latency, accepted: None, waited: false, path: None, problem, sent, ended }
     }
 }
 
@@ -212,6 +267,7 @@ fn judge_answer(step: &StepScript, answer: &Answer, values: &mut Values, since: 
         outcome: Outcome::Ok,
         status: Some(answer.status),
         latency: answer.at.saturating_duration_since(since),
+        accepted: None,
         waited: false,
         path: None,
         problem: None,
@@ -260,10 +316,11 @@ fn fate(seen: &Seen, writes: bool, last_write: bool) -> Option<Fate> {
     match seen.sent {
         // The promise is in the status: a body without what a later step needs does not take it back.
         Sent::Accepted if last_write => Some(Fate::Acknowledged),
+        Sent::Promised if last_write => Some(Fate::Accepted),
         Sent::Accepted if seen.outcome == Outcome::Ok => None,
         Sent::Perhaps if writes => Some(Fate::Unknown),
         // The flow ends here and its last write is never sent, or was refused.
-        Sent::Accepted | Sent::Perhaps | Sent::Refused | Sent::Never => Some(Fate::Failed),
+        Sent::Accepted | Sent::Promised | Sent::Perhaps | Sent::Refused | Sent::Never => Some(Fate::Failed),
     }
 }
 
@@ -301,7 +358,7 @@ mod tests {
 
     #[test]
     fn the_fate_of_an_intent_is_what_its_writes_were_told() {
-        use Fate::{Acknowledged, Failed, Unknown};
+        use Fate::{Accepted, Acknowledged, Failed, Unknown};
         const READ: (bool, bool) = (false, false);
         const WRITE: (bool, bool) = (true, false);
         const LAST: (bool, bool) = (true, true);
@@ -313,6 +370,9 @@ mod tests {
             (Outcome::BadBody, Sent::Accepted, LAST, Some(Acknowledged)),
             (Outcome::BadBody, Sent::Accepted, WRITE, Some(Failed)),
             (Outcome::UnexpectedStatus, Sent::Refused, LAST, Some(Failed)),
+            (Outcome::Pending, Sent::Promised, LAST, Some(Accepted)),
+            // A write after it is never sent.
+            (Outcome::Pending, Sent::Promised, WRITE, Some(Failed)),
             (Outcome::ConnectFailed, Sent::Never, LAST, Some(Failed)),
             (Outcome::Timeout, Sent::Never, WRITE, Some(Failed)),
             (Outcome::Timeout, Sent::Perhaps, LAST, Some(Unknown)),

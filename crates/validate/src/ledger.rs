@@ -20,6 +20,8 @@ pub(crate) enum Fate {
     Unknown,
     /// The last write was answered as expected.
     Acknowledged,
+    /// The last write was accepted with 202, and its final answer had not come when it was no longer followed.
+    Accepted,
     /// It was refused, or never sent.
     Failed,
 }
@@ -102,9 +104,11 @@ pub enum Finding {
 /// Acknowledged must be there exactly once, anything else at most once.
 pub(crate) fn find(fate: Fate, count: u64) -> Option<Finding> {
     match (fate, count) {
-        (Fate::Acknowledged, 0) => Some(Finding::Lost),
-        (Fate::Acknowledged | Fate::Failed | Fate::Unknown, 2..) => Some(Finding::Duplicated),
-        (Fate::Acknowledged, 1) | (Fate::Failed | Fate::Unknown, 0 | 1) => None,
+        (Fate::Acknowledged | Fate::Accepted, 0) => Some(Finding::Lost),
+        (Fate::Acknowledged | Fate::Accepted | Fate::Failed | Fate::Unknown, 2..) => {
+            Some(Finding::Duplicated)
+        }
+        (Fate::Acknowledged | Fate::Accepted, 1) | (Fate::Failed | Fate::Unknown, 0 | 1) => None,
     }
 }
 
@@ -113,12 +117,14 @@ pub(crate) fn find(fate: Fate, count: u64) -> Option<Finding> {
 pub struct LedgerReport {
     /// Writes that were intended: the sum of the next three.
     pub intended: u64,
-    /// Answered as expected.
+    /// Answered as expected, or accepted.
     pub acknowledged: u64,
     /// Refused, or never sent.
     pub failed: u64,
     /// Perhaps written: the connection was cut or the answer did not come in time.
     pub unknown: u64,
+    /// Of the acknowledged: accepted with 202, and not yet done when they were no longer followed.
+    pub accepted: u64,
     /// Acknowledged and not there.
     pub lost: u64,
     /// There more than once.
@@ -150,6 +156,10 @@ impl LedgerReport {
         self.intended += 1;
         match intent.fate {
             Fate::Acknowledged => self.acknowledged += 1,
+            Fate::Accepted => {
+                self.acknowledged += 1;
+                self.accepted += 1;
+            }
             Fate::Failed => self.failed += 1,
             Fate::Unknown => self.unknown += 1,
         }
@@ -177,6 +187,7 @@ impl LedgerReport {
         self.acknowledged += other.acknowledged;
         self.failed += other.failed;
         self.unknown += other.unknown;
+        self.accepted += other.accepted;
         self.lost += other.lost;
         self.duplicated += other.duplicated;
         self.unverified += other.unverified;
@@ -201,6 +212,7 @@ impl LedgerReport {
 fn told(fate: Fate) -> &'static str {
     match fate {
         Fate::Acknowledged => "acknowledged",
+        Fate::Accepted => "accepted with 202",
         Fate::Failed => "failed",
         Fate::Unknown => "unknown",
     }
@@ -215,6 +227,7 @@ mod tests {
         use Finding::{Duplicated, Lost};
         let table = [
             (Fate::Acknowledged, [Some(Lost), None, Some(Duplicated), Some(Duplicated)]),
+            (Fate::Accepted, [Some(Lost), None, Some(Duplicated), Some(Duplicated)]),
             (Fate::Failed, [None, None, Some(Duplicated), Some(Duplicated)]),
             (Fate::Unknown, [None, None, Some(Duplicated), Some(Duplicated)]),
         ];

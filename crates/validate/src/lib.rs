@@ -20,7 +20,7 @@ mod plan;
 pub use plan::{Plan, PlanError, RATE_LIMIT};
 
 mod report;
-pub use report::{FlowReport, LoadReport, Phase, Progress, Skipped, StepReport, Window};
+pub use report::{FlowReport, LoadReport, Phase, Progress, Queued, Skipped, StepReport, Window};
 
 mod judge;
 
@@ -30,7 +30,7 @@ mod ledger;
 pub use ledger::{Finding, INTENTS_LIMIT, LedgerReport, LedgerSample};
 
 mod confirm;
-pub use confirm::{CONFIRM_ATTEMPTS, CONFIRM_CONCURRENCY, CONFIRM_GIVE_UP};
+pub use confirm::{CONFIRM_ATTEMPTS, CONFIRM_CONCURRENCY, CONFIRM_DRAIN, CONFIRM_GIVE_UP};
 
 mod outcome;
 pub use outcome::{FailureSample, Outcome, Outcomes, SAMPLES_LIMIT, SNIPPET_LIMIT};
@@ -42,6 +42,9 @@ mod tally;
 
 mod engine;
 pub use engine::STEP_TIMEOUT;
+
+mod follow;
+pub use follow::{FOLLOW_CONNECTIONS, FOLLOW_LIMIT};
 
 mod script;
 

@@ -1,8 +1,9 @@
 //! The load test: an open model. Plays start at planned instants whatever the service does, and each is
 //! charged from its planned instant, so that a stall is charged to everybody who would have come meanwhile.
 
-use crate::confirm::confirm;
-use crate::engine::{Chosen, Engine, Played, STEP_TIMEOUT, choose};
+use crate::confirm::{CONFIRM_DRAIN, confirm};
+use crate::engine::{Allowance, Chosen, Engine, Played, STEP_TIMEOUT, choose};
+use crate::follow::FOLLOW_LIMIT;
 use crate::ledger::LedgerReport;
 use crate::pacer::Pacer;
 use crate::plan::Plan;
@@ -52,6 +53,10 @@ pub struct LoadOptions {
     pub max_in_flight: usize,
     /// How long a step may take, from when it begins.
     pub timeout: Duration,
+    /// How long a write that was accepted with 202 is followed to its final answer.
+    pub follow: Duration,
+    /// How long the look-up waits, after the run, for writes that were accepted and not yet done.
+    pub drain: Duration,
     /// The p99 of the engine's own lateness with which the run is valid.
     pub lag_budget: Duration,
     /// Reads the text of `/proc/stat`, for the share of processor time stolen by a hypervisor.
@@ -59,7 +64,8 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
-    /// The defaults: seed 0, [`MAX_CONNECTIONS`], [`IN_FLIGHT_LIMIT`], [`STEP_TIMEOUT`], [`LAG_BUDGET`].
+    /// The defaults: seed 0, [`MAX_CONNECTIONS`], [`IN_FLIGHT_LIMIT`], [`STEP_TIMEOUT`], [`FOLLOW_LIMIT`],
+    /// [`CONFIRM_DRAIN`], [`LAG_BUDGET`].
     pub fn new(plan: Plan, class: Class) -> Self {
         Self {
             plan,
@@ -68,6 +74,8 @@ impl LoadOptions {
             max_connections: MAX_CONNECTIONS,
             max_in_flight: IN_FLIGHT_LIMIT,
             timeout: STEP_TIMEOUT,
+            follow: FOLLOW_LIMIT,
+            drain: CONFIRM_DRAIN,
             lag_budget: LAG_BUDGET,
             cpu: None,
         }
@@ -79,7 +87,7 @@ impl LoadOptions {
 /// `progress` is called about once a second from within the run and must return quickly. When `stop` becomes
 /// true no more plays are started, those in flight end, and the run is judged on what it saw; a sender that
 /// is dropped stops nothing. After its plan or a stop the run ends within the number of steps times the
-/// timeout, and the look-ups.
+/// timeout, for each accepted write the time it is followed, and the look-ups.
 ///
 /// Must run within a tokio runtime with IO and time. Dropping the future ends all plays at once: writes that
 /// were sent are not undone, and there is no report.
@@ -92,7 +100,9 @@ pub async fn load(
 ) -> LoadReport {
     let Chosen { scripts, skipped, broken } = choose(flows, options.class, false);
     let mut broken: Vec<String> = broken.into_iter().map(|b| format!("flow {}: {}", b.flow, b.why)).collect();
-    let engine = match Engine::new(&target, scripts, options.max_connections, options.timeout) {
+    let allowance =
+        Allowance { connections: options.max_connections, timeout: options.timeout, follow: options.follow };
+    let engine = match Engine::new(&target, scripts, allowance) {
         Ok(engine) => Some(Arc::new(engine)),
         Err(error) => {
             broken.push(error.to_string());
@@ -110,7 +120,7 @@ pub async fn load(
     let ledger = if engine.scripts.iter().any(|script| script.ledger.is_some()) {
         let intents = engine.take_intents();
         let tell = |done, of| progress(&run.progress(Phase::Confirming { done, of }));
-        Some(confirm(Arc::clone(&engine), intents, tell).await)
+        Some(confirm(Arc::clone(&engine), intents, options.drain, tell).await)
     } else {
         None
     };
@@ -199,6 +209,7 @@ impl<'a> Run<'a> {
                 }
                 Event::Tick => {
                     self.engine.client.drop_idle();
+                    self.engine.followers.drop_idle();
                     let phase = if due.is_some() { Phase::Playing } else { Phase::Finishing };
                     progress(&self.progress(phase));
                 }
@@ -305,6 +316,7 @@ impl Ended {
             failed: outcomes.failed(),
             outcomes,
             connection_waits: tally.map_or(0, |tally| tally.connection_waits),
+            queued: tally.map(Tally::queued).unwrap_or_default(),
             latency,
             flows,
             skipped,

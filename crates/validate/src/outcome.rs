@@ -26,6 +26,9 @@ pub enum Outcome {
     BadBody,
     /// The values of the play make no request that can be sent.
     Unsendable,
+    /// A write that was accepted with 202 and was not done while it was followed. No failure: what was promised is
+    /// looked up in the end.
+    Pending,
     /// This machine gave no socket. That is the tester's own trouble: it is no failure of the service, and
     /// the run is invalid.
     NoSocket,
@@ -42,6 +45,7 @@ pub struct Outcomes {
     pub timeout: u64,
     pub bad_body: u64,
     pub unsendable: u64,
+    pub pending: u64,
     pub no_socket: u64,
 }
 
@@ -55,6 +59,7 @@ impl Outcomes {
             Outcome::Timeout => &mut self.timeout,
             Outcome::BadBody => &mut self.bad_body,
             Outcome::Unsendable => &mut self.unsendable,
+            Outcome::Pending => &mut self.pending,
             Outcome::NoSocket => &mut self.no_socket,
         } += 1;
     }
@@ -67,15 +72,16 @@ impl Outcomes {
         self.timeout += other.timeout;
         self.bad_body += other.bad_body;
         self.unsendable += other.unsendable;
+        self.pending += other.pending;
         self.no_socket += other.no_socket;
     }
 
     /// The requests that say something of the service: all but those for which this machine had no socket.
     pub fn requests(&self) -> u64 {
-        self.ok + self.failed()
+        self.ok + self.pending + self.failed()
     }
 
-    /// The requests that were not as expected.
+    /// The requests that were not as expected; what is pending may yet be.
     pub fn failed(&self) -> u64 {
         self.unexpected_status
             + self.connect_failed

@@ -50,6 +50,8 @@ pub struct LoadReport {
     pub connection_waits: u64,
     /// The latency of all requests, failed ones included.
     pub latency: Latency,
+    /// The writes that were accepted first.
+    pub queued: Queued,
     /// Each flow that was played.
     pub flows: Vec<FlowReport>,
     /// Flows that may not be played here.
@@ -102,6 +104,19 @@ pub struct StepReport {
     pub outcomes: Outcomes,
     /// Their latency, failed ones included.
     pub latency: Latency,
+    /// Those that were accepted first.
+    pub queued: Queued,
+}
+
+/// Writes that were answered with 202 first: to that their latency is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Queued {
+    /// How many.
+    pub accepted: u64,
+    /// Those that were not done while they were followed.
+    pub not_done: u64,
+    /// From when the request was due to its final answer, of those that had one.
+    pub until_done: Latency,
 }
 
 /// How a load test is getting on.

@@ -210,6 +210,11 @@ impl StepScript {
         !self.method.is_safe()
     }
 
+    /// Whether a 202 is only the first answer. Where it is what the step expects, it is the last.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.writes() && self.expect != Expected::Exactly(202)
+    }
+
     /// The request of this step in a play with `values`; `base` are the headers every request has.
     pub(crate) fn request(&self, base: &HeaderMap, values: &Values) -> Result<FullRequest, RequestError> {
         let uri = uri(self.path.render(|name| values.in_path(name))?)?;

@@ -1,6 +1,7 @@
 //! The smoke test: does every flow work once?
 
-use crate::engine::{Chosen, Engine, Played, STEP_TIMEOUT, choose};
+use crate::engine::{Allowance, Chosen, Engine, Played, STEP_TIMEOUT, choose};
+use crate::follow::FOLLOW_LIMIT;
 use crate::outcome::Outcome;
 use crate::random::{Random, Uuids};
 use crate::report::Skipped;
@@ -23,12 +24,14 @@ pub struct SmokeOptions {
     pub class: Class,
     /// How long a step may take.
     pub timeout: Duration,
+    /// How long a write that was accepted with 202 is followed to its final answer.
+    pub follow: Duration,
 }
 
 impl SmokeOptions {
-    /// For an environment of `class`, with [`STEP_TIMEOUT`].
+    /// For an environment of `class`, with [`STEP_TIMEOUT`] and [`FOLLOW_LIMIT`].
     pub fn new(class: Class) -> Self {
-        Self { class, timeout: STEP_TIMEOUT }
+        Self { class, timeout: STEP_TIMEOUT, follow: FOLLOW_LIMIT }
     }
 }
 
@@ -82,7 +85,8 @@ pub struct SmokeStep {
 /// Plays each flow that may be played once, one after the other. When none may, `GET /` is asked for any
 /// answer below 500, and the report says so.
 ///
-/// Ends after at most the number of steps times the timeout. Dropping it closes its connection; a write that
+/// Ends after at most the number of steps times the timeout, and for each accepted write the time it is followed.
+/// Dropping it closes its connection; a write that
 /// was sent is not undone.
 pub async fn smoke(target: &Target, flows: &BTreeMap<FlowName, Flow>, options: &SmokeOptions) -> SmokeReport {
     let Chosen { mut scripts, skipped, broken } = choose(flows, options.class, true);
@@ -92,7 +96,8 @@ pub async fn smoke(target: &Target, flows: &BTreeMap<FlowName, Flow>, options: &
     }
     let broken = broken.into_iter().map(|b| format!("flow {}: {}", b.flow, b.why)).collect();
     let mut report = SmokeReport { verdict: Verdict::Pass, flows: Vec::new(), skipped, built_in, broken };
-    match Engine::new(target, scripts, 1, options.timeout) {
+    let allowance = Allowance { connections: 1, timeout: options.timeout, follow: options.follow };
+    match Engine::new(target, scripts, allowance) {
         Ok(engine) => {
             let mut uuids = Uuids::from_system();
             for flow in 0..engine.scripts.len() {

@@ -3,7 +3,7 @@
 use crate::engine::{Played, Seen};
 use crate::latency::Latencies;
 use crate::outcome::{FailureSample, Outcome, Outcomes, SAMPLES_LIMIT};
-use crate::report::{FlowReport, StepReport, Window};
+use crate::report::{FlowReport, Queued, StepReport, Window};
 use crate::script::Script;
 use std::time::{Duration, Instant};
 
@@ -29,11 +29,26 @@ struct FlowTally {
 struct StepTally {
     outcomes: Outcomes,
     latency: Latencies,
+    accepted: u64,
+    /// Made when it is first needed: most steps are never queued.
+    until_done: Option<Box<Latencies>>,
+}
+
+impl StepTally {
+    fn queued(&self) -> Queued {
+        let until_done = self.until_done.as_ref().map(|done| done.summary()).unwrap_or_default();
+        Queued { accepted: self.accepted, not_done: self.outcomes.pending, until_done }
+    }
 }
 
 impl Tally {
     pub(crate) fn new(scripts: &[Script]) -> Self {
-        let step = |_: &_| StepTally { outcomes: Outcomes::default(), latency: Latencies::new() };
+        let step = |_: &_| StepTally {
+            outcomes: Outcomes::default(),
+            latency: Latencies::new(),
+            accepted: 0,
+            until_done: None,
+        };
         let flow = |script: &Script| FlowTally { plays: 0, steps: script.steps.iter().map(step).collect() };
         Self {
             flows: scripts.iter().map(flow).collect(),
@@ -62,6 +77,12 @@ impl Tally {
                 step.latency.record(seen.latency);
                 self.window_latency.record(seen.latency);
             }
+            if let Some(accepted) = seen.accepted {
+                step.accepted += 1;
+                if let Some(until_done) = accepted.until_done {
+                    step.until_done.get_or_insert_with(|| Box::new(Latencies::new())).record(until_done);
+                }
+            }
             self.connection_waits += u64::from(seen.waited);
             self.sample(&scripts[played.flow], index, seen);
         }
@@ -86,6 +107,19 @@ impl Tally {
                 times: 1,
             });
         }
+    }
+
+    /// The writes of all flows that were accepted first.
+    pub(crate) fn queued(&self) -> Queued {
+        let mut all = Latencies::new();
+        let mut queued = Queued::default();
+        for step in self.flows.iter().flat_map(|flow| &flow.steps) {
+            queued.accepted += step.accepted;
+            queued.not_done += step.outcomes.pending;
+            step.until_done.iter().for_each(|done| all.merge(done));
+        }
+        queued.until_done = all.summary();
+        queued
     }
 
     /// What was seen since the last call.
@@ -118,6 +152,7 @@ impl Tally {
                 step: step.label.clone(),
                 outcomes: tally.outcomes,
                 latency: tally.latency.summary(),
+                queued: tally.queued(),
             });
             let p99 = script.objective.p99;
             FlowReport {

@@ -14,6 +14,7 @@ impl LoadReport {
         lines.extend(table(&self.rows()));
         lines.push(String::new());
         lines.push(self.totals());
+        lines.extend(self.queued_line());
         lines.extend(self.ledger_lines());
         lines.push(self.audit());
         lines.extend(self.skipped.iter().map(|s| format!("not played: flow {}: {}", s.flow, s.why)));
@@ -71,13 +72,33 @@ impl LoadReport {
         text
     }
 
+    fn queued_line(&self) -> Option<String> {
+        let queued = &self.queued;
+        let done = queued.until_done;
+        (queued.accepted > 0).then(|| {
+            format!(
+                "{} accepted with 202: {} done, after p50 {}, p99 {}, max {}; {} not yet done",
+                number(queued.accepted),
+                number(done.count),
+                millis(done.p50_ms),
+                millis(done.p99_ms),
+                millis(done.max_ms),
+                number(queued.not_done)
+            )
+        })
+    }
+
     fn ledger_lines(&self) -> Vec<String> {
         let Some(ledger) = &self.ledger else { return Vec::new() };
         let mut lines = vec![format!(
-            "ledger: {} intended, {} acknowledged, {} failed, {} unknown ({} of them written); \
+            "ledger: {} intended, {} acknowledged{}, {} failed, {} unknown ({} of them written); \
              {} lost, {} duplicated, {} unverified",
             number(ledger.intended),
             number(ledger.acknowledged),
+            match ledger.accepted {
+                0 => String::new(),
+                accepted => format!(" ({} of them by a 202 only)", number(accepted)),
+            },
             number(ledger.failed),
             number(ledger.unknown),
             number(ledger.unknown_written),

@@ -4,7 +4,7 @@ use crate::raw::{INSTANCES_LIMIT, LISTEN};
 use model::name::{ComponentName, EnvironmentName, WorkloadName};
 use model::template::Template;
 use model::workload::{
-    Affinity, Class, Configuration, GatewayLimits, GatewaySettings, Limits, Listen, Notify, RUN_VALUES,
+    Class, Configuration, GatewaySettings, Limits, Listen, Notify, RUN_VALUES,
     Ready, ReleasePolicy, Service,
 };
 use std::collections::BTreeMap;
@@ -103,6 +103,7 @@ pub fn for_command(options: CommandOptions) -> Result<Configuration, CommandErro
         address_as: None,
         env: BTreeMap::new(),
         ready: Ready { get: None, timeout: options.ready_timeout },
+        live: None,
         limits: Limits::default(),
         drain_timeout: DRAIN_TIMEOUT,
     };
@@ -114,14 +115,7 @@ pub fn for_command(options: CommandOptions) -> Result<Configuration, CommandErro
         services: BTreeMap::from([(app.clone(), service)]),
         stores: BTreeMap::new(),
         externals: BTreeMap::new(),
-        gateway: GatewaySettings {
-            default: app,
-            hosts: Vec::new(),
-            access_log: true,
-            limits: GatewayLimits::default(),
-            routes: Vec::new(),
-            affinity: Affinity::default(),
-        },
+        gateway: GatewaySettings::of(app),
         flows: BTreeMap::new(),
         policy: ReleasePolicy { keep_old: options.keep_old, ..ReleasePolicy::of(CLASS) },
         notify: Notify::default(),

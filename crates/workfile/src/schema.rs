@@ -67,6 +67,8 @@ pub(crate) enum Kind<'s> {
         most: i64,
     },
     Boolean,
+    /// True, false, or a table.
+    Switch(Node<'s>),
     List(Node<'s>),
     /// Keys that the file format knows.
     Known(&'s Map<String, Value>),
@@ -128,6 +130,9 @@ impl<'s> Node<'s> {
         if !choices.is_empty() {
             return Kind::Choice(choices);
         }
+        if let Some(table) = self.switched() {
+            return Kind::Switch(table);
+        }
         match self.get("type").and_then(Value::as_str) {
             Some("string") => Kind::Text,
             Some("boolean") => Kind::Boolean,
@@ -139,6 +144,13 @@ impl<'s> Node<'s> {
             Some("object") => self.table(),
             Some(_) | None => Kind::Any,
         }
+    }
+
+    /// The shared table beside a boolean.
+    fn switched(self) -> Option<Node<'s>> {
+        let either = self.get("anyOf")?.as_array()?;
+        either.iter().find(|one| one.get("type").is_some_and(|kind| kind == "boolean"))?;
+        either.iter().find(|one| Self::reference_of(one).is_some()).map(|table| self.child(table))
     }
 
     fn table(self) -> Kind<'s> {
@@ -157,6 +169,7 @@ impl<'s> Node<'s> {
             Kind::Text => article(self.title().unwrap_or("string")),
             Kind::Any => article(self.title().unwrap_or("value")),
             Kind::Boolean => "true or false".to_owned(),
+            Kind::Switch(_) => "true, false or a table".to_owned(),
             Kind::Integer { .. } | Kind::Choice(_) | Kind::List(_) | Kind::Known(_) | Kind::Named(_) => {
                 article(&self.noun())
             }
@@ -169,6 +182,7 @@ impl<'s> Node<'s> {
             Kind::Any => self.title().unwrap_or("value").to_owned(),
             Kind::Text => self.title().unwrap_or("string").to_owned(),
             Kind::Boolean => "boolean".to_owned(),
+            Kind::Switch(_) => "boolean or table".to_owned(),
             Kind::Choice(choices) => {
                 let quoted: Vec<_> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();
                 format!("one of {}", quoted.join(", "))

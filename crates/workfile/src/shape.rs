@@ -31,7 +31,8 @@ fn value(node: Node<'_>, found: &Spanned<DeValue<'_>>, path: &str, findings: &mu
     let span = found.span();
     match (node.kind(), found.get_ref()) {
         (Kind::Any, _) => any(found, path, 0, findings),
-        (Kind::Text, DeValue::String(_)) | (Kind::Boolean, DeValue::Boolean(_)) => {}
+        (Kind::Text, DeValue::String(_)) | (Kind::Boolean | Kind::Switch(_), DeValue::Boolean(_)) => {}
+        (Kind::Switch(table), DeValue::Table(_)) => value(table, found, path, findings),
         (Kind::Choice(choices), DeValue::String(text)) if choices.contains(&text.as_ref()) => {}
         (Kind::Choice(choices), DeValue::String(text)) => {
             let label = nearest(text, choices.iter().copied());
@@ -64,6 +65,7 @@ fn value(node: Node<'_>, found: &Spanned<DeValue<'_>>, path: &str, findings: &mu
             | Kind::Choice(_)
             | Kind::Integer { .. }
             | Kind::Boolean
+            | Kind::Switch(_)
             | Kind::List(_)
             | Kind::Known(_)
             | Kind::Named(_),

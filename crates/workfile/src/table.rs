@@ -39,13 +39,14 @@ fn inside<'s>(node: Node<'s>, path: &str) -> Vec<(Node<'s>, String)> {
             keys.into_iter().map(|(key, schema)| (node.child(schema), format!("{path}{dot}{key}"))).collect()
         }
         Kind::Named(values) => vec![(values, format!("{path}.<name>"))],
+        Kind::Switch(table) => inside(table, path),
         Kind::List(items) => vec![(items, format!("{path}[]"))],
         Kind::Any | Kind::Text | Kind::Choice(_) | Kind::Integer { .. } | Kind::Boolean => Vec::new(),
     }
 }
 
 fn rows(node: Node<'_>, path: &str, homes: &BTreeMap<&str, String>, table: &mut String) {
-    let known = matches!(node.kind(), Kind::Known(_));
+    let known = matches!(node.kind(), Kind::Known(_) | Kind::Switch(_));
     let required: Vec<_> = node.required().collect();
     for (child, path) in inside(node, path) {
         if known {
@@ -65,9 +66,13 @@ fn one_at_least(node: Node<'_>) -> bool {
     match node.kind() {
         Kind::Named(_) => node.get("minProperties").is_some(),
         Kind::List(items) => node.get("minItems").is_some() && matches!(items.kind(), Kind::Known(_)),
-        Kind::Any | Kind::Text | Kind::Choice(_) | Kind::Integer { .. } | Kind::Boolean | Kind::Known(_) => {
-            false
-        }
+        Kind::Any
+        | Kind::Text
+        | Kind::Choice(_)
+        | Kind::Integer { .. }
+        | Kind::Boolean
+        | Kind::Switch(_)
+        | Kind::Known(_) => false,
     }
 }
 

@@ -75,7 +75,7 @@ const AFTER_BASE: &[(&str, &str)] = &[
     ("unknown_key_in_a_dotted_key", "[gateway]\nlimits.boddy = \"1MiB\"\n"),
     (
         "keys_of_later_versions",
-        "live = { get = \"/healthz\" }\n\n[route.\"POST /api/orders\"]\nqueue = { wait = \"2s\" }\nidempotency_key = \"required\"\nprincipal = \"header:authorization\"\nsaga = \"checkout\"\ninvalidates = [\"/api/products\"]\nprevious_stamp = true\ncache = { ttl = \"5s\" }\n\n[search.products]\nroute = \"GET /api/search\"\n\n[saga.checkout]\nanswer = \"record\"\n\n[environment.prod]\nclass = \"production\"\nevidence = [\"smoke\"]\nttl = \"2h\"\n",
+        "live = { get = \"/healthz\" }\n\n[route.\"POST /api/orders\"]\ninvalidates = [\"/api/products\"]\nprevious_stamp = true\ncache = { ttl = \"5s\" }\n\n[search.products]\nroute = \"GET /api/search\"\n\n[environment.prod]\nclass = \"production\"\nevidence = [\"smoke\"]\nttl = \"2h\"\n",
     ),
     (
         "two_kinds_at_once",
@@ -121,6 +121,34 @@ const AFTER_BASE: &[(&str, &str)] = &[
     (
         "routes",
         "\n[route.\"GET\"]\n[route.\"get /a\"]\n[route.\"FETCH /a\"]\n[route.\"GET a\"]\n[route.\"GET  /a\"]\n[route.\"GET /a/**/b\"]\n[route.\"GET /a*/b\"]\n[route.\"GET /a/{id}\"]\n[route.\"GET /a?b\"]\n[route.\"GET /a b\"]\n[route.\"GET /***\"]\n[route.\"POST /a\"]\nobjective = { errors = \"x\", p99 = \"0s\" }\n",
+    ),
+    (
+        "traces",
+        "\n[gateway]\ntraces = { endpoint = \"https://otel.example\", share = \"2\" }\n\n[environment.a]\nclass = \"staging\"\ngateway.traces.endpoint = \"http://127.0.0.1:4318/?a=b\"\n\n[environment.b]\nclass = \"staging\"\ngateway.traces = { endpoint = \"127.0.0.1:4318\", share = \"101%\" }\n\n[environment.c]\nclass = \"staging\"\ngateway.traces = { endpoint = \"ftp://a\" }\n\n[environment.z]\nclass = \"staging\"\n",
+    ),
+    (
+        "traces_to_nowhere",
+        "\n[gateway]\ntraces = { share = \"100%\" }\n",
+    ),
+    (
+        "queued_routes",
+        "\n[route.\"GET /a\"]\nqueue = true\n\n[route.\"POST /b\"]\nsaga = \"x\"\nprincipal = \"header:a\"\nidempotency_key = \"required\"\n\n[route.\"POST /c\"]\nqueue = false\nsaga = \"x\"\n\n[route.\"POST /d\"]\nqueue = { wait = \"61s\", order_by = \"customer\", probe = \"orders\", unknown_hold = \"x\", max_age = \"0s\", body = \"65MiB\", attempt_timeout = \"0s\" }\nprincipal = \"authorization\"\nsaga = \"chekout\"\n\n[route.\"POST /e\"]\nqueue = { probe = \"/orders?ref={body:ref}#x\" }\nprincipal = \"cookie:a b\"\nsaga = \"x\"\n\n[route.\"PUT /f\"]\nqueue = { probe = \"/orders/{charge:$.id}\" }\nprincipal = \"claim:\"\n\n[saga.checkout]\nstep = [{ name = \"a\", post = \"api:/a\" }]\n",
+    ),
+    (
+        "queued_routes_of_the_wrong_shape",
+        "\n[route.\"POST /a\"]\nqueue = \"yes\"\nidempotency_key = \"requierd\"\n\n[route.\"POST /b\"]\nqueue = { attempts = 0, in_flight = \"accept\", idempotent = 1, wiat = \"1s\" }\nprincipal = 1\n\n[gateway]\nqueue = { jobs = 0, concurrency = 0, retain = \"1d\" }\n\n[[saga.x.step]]\nget = \"api:/a\"\n\n[[saga.x.step]]\nname = \"a\"\npost = \"api:/a\"\nundo = { post = \"api:/a\", undo = true }\n",
+    ),
+    (
+        "queue_limits",
+        "\n[gateway]\nqueue = { bytes = \"1KiB\", retention = \"23h\", longest_pause = \"0s\" }\n\n[environment.a]\nclass = \"staging\"\n\n[environment.b]\nclass = \"staging\"\ngateway.queue = { bytes = \"1\", retention = \"x\", longest_pause = \"1s\" }\n",
+    ),
+    (
+        "sagas",
+        "\n[component.db]\nstore = \"sqlite\"\n\n[component.mailer]\nrun = [\"./mail\"]\nhttp = false\n\n[component.pay]\nexternal = \"http://pay.example\"\nas = \"PAY\"\n\n[saga.none]\n\n[saga.whom]\nanswer = \"recrod\"\n\n[[saga.whom.step]]\nname = \"record\"\npost = \"pya:/charges\"\nundo = { delete = \"db:/charges\" }\n\n[[saga.whom.step]]\nname = \"mail\"\nput = \"mailer:/mails\"\n\n[[saga.whom.step]]\nname = \"path\"\npost = \"pay/charges\"\nundo = { patch = \"pay:/charges/a b\" }\n\n[[saga.whom.step]]\nname = \"record\"\n\n[[saga.whom.step]]\nname = \"body\"\npost = \"pay:/\"\ndelete = \"pay:/\"\nundo = {}\nattempts = 5\ntimeout = \"0s\"\nprobe = \"/{record:$.id}\"\n\n[[saga.whom.step]]\nname = \"No Name\"\npost = \"pay:/\"\n",
+    ),
+    (
+        "sagas_that_read_what_is_not_there",
+        "\n[[saga.x.step]]\nname = \"charge\"\npost = \"api:/charges/{record:$.id}/{charge:$.id}\"\njson = { a = \"{body:items}\", b = [\"{body}\", \"{bdoy:$.x}\", { c = \"{charge:$.id}\" }], d = \"{uuid}\", e = \"{\" }\nundo = { post = \"api:/charges/{charge:$.id}/refund\", json = { why = \"{record:$.why}\", key = \"{key}\" } }\n\n[[saga.x.step]]\nname = \"record\"\npost = \"api:/orders?charge={charge:$.id[}&key={key}}\"\njson = { charge = \"{charge:$}\", chrage = \"{chrage:$.id}\" }\n",
     ),
     ("one_route_twice", "\n[route.\"GET /a\"]\n[route.'GET /a']\n"),
     (

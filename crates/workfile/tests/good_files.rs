@@ -181,6 +181,21 @@ fn the_smallest_file_has_a_default_for_everything() {
 }
 
 #[test]
+fn traces_are_off_until_there_is_a_collector() {
+    let file = parse(
+        "[workload]\nname = \"w\"\n[component.app]\nrun = [\"./app\"]\n\
+         [environment.a]\nclass = \"production\"\n\
+         [environment.b]\nclass = \"staging\"\ngateway.traces = { endpoint = \"http://127.0.0.1:4318\" }\n\
+         [environment.c]\nlike = \"b\"\ngateway.traces.share = \"25%\"\n",
+    );
+    assert_eq!(environment(&file, "a").gateway.traces, None);
+    for (name, share) in [("b", 0.01), ("c", 0.25)] {
+        let traces = environment(&file, name).gateway.traces.as_ref().expect("they are on");
+        assert_eq!((traces.endpoint.as_str(), traces.share), ("http://127.0.0.1:4318", share), "{name}");
+    }
+}
+
+#[test]
 fn two_environments_may_listen_on_one_address() {
     let file = parse(
         "[workload]\nname = \"w\"\n[component.app]\nrun = [\"./app\"]\n\

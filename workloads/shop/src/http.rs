@@ -15,7 +15,9 @@ use serde_json::{Value, json};
 
 use crate::catalog::{self, Product};
 use crate::database::Database;
+use crate::desk::Desk;
 use crate::failings::Failings;
+use crate::mishaps::Mishaps;
 use crate::orders::{self, NewOrder, Order, Placed};
 use crate::problem::Problem;
 use crate::release::Release;
@@ -35,13 +37,15 @@ const SHOP_RELEASE: HeaderName = HeaderName::from_static("x-shop-release");
 /// What every request shares.
 pub(crate) struct Shop {
     pub(crate) database: Database,
+    /// Where forms hand orders in, when not here.
+    pub(crate) desk: Option<Desk>,
     release: Release,
     failings: Failings,
 }
 
 impl Shop {
-    pub(crate) fn new(database: Database, release: Release, failings: Failings) -> Self {
-        Self { database, release, failings }
+    pub(crate) fn new(database: Database, release: Release, failings: Failings, desk: Option<Desk>) -> Self {
+        Self { database, desk, release, failings }
     }
 
     /// The currency of its prices, when the release knows it.
@@ -95,15 +99,17 @@ fn api() -> Routes<6> {
 }
 
 /// All routes of the shop; every answer says in `X-Shop-Release` which release gave it.
-pub(crate) fn router(shop: Arc<Shop>) -> Router {
+pub(crate) fn router(shop: Arc<Shop>, mishaps: Mishaps) -> Router {
     let name = HeaderValue::from_static(shop.release.name());
     let mut routes = web::routes()
         .route("/readyz", get(readyz))
         .route("/healthz", get(healthz))
         .route("/openapi.json", get(openapi));
+    let mut orders = Router::new();
     for (path, _, methods) in api() {
-        routes = routes.route(path, methods);
+        orders = orders.route(path, methods);
     }
+    routes = routes.merge(mishaps.befall(StatusCode::CONFLICT, orders));
     let routes = routes
         .fallback(async || Problem::not_found("there is nothing at this path"))
         .method_not_allowed_fallback(async || {

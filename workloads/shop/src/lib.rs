@@ -3,7 +3,8 @@
 //! What lives here: the catalogue, the orders, their database and its migrations (`database`), the HTTP routes
 //! (`http` for programs, `web` for people), a worker (`mailer`), two small services beside the shop
 //! (`payments`, `shipping`), and ten releases of it all (`release`), most of which are broken on purpose
-//! (`failings`) so that whatever deploys the shop can be seen to notice.
+//! (`failings`) so that whatever deploys the shop can be seen to notice. What goes wrong with single writes at any
+//! release is in `mishaps`; forms may hand orders in elsewhere (`desk`).
 //!
 //! What must never live here: anything about what runs the shop, what stands in front of it or how it is
 //! deployed. It is an ordinary service that can be started by hand and asked with `curl`. Several processes
@@ -12,9 +13,11 @@
 mod catalog;
 mod clock;
 mod database;
+mod desk;
 mod failings;
 mod http;
 mod mailer;
+mod mishaps;
 mod orders;
 mod page;
 mod payments;
@@ -34,8 +37,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::database::{MigrateError, OpenError, Pace, Phase, Seeded, Target, TargetError, Version};
+use crate::desk::OrdersUrl;
 use crate::failings::Failings;
 use crate::mailer::MailerError;
+use crate::mishaps::Mishaps;
 use crate::release::ReleaseError;
 use crate::serve::{Address, ServeError};
 
@@ -143,6 +148,8 @@ struct ServiceArgs {
     /// The folder of its database; without it everything is forgotten at the end
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    mishaps: Mishaps,
 }
 
 #[derive(Args)]
@@ -167,8 +174,14 @@ struct ServeArgs {
     /// working directory, else v1
     #[arg(long, value_name = "NAME_OR_FILE")]
     release: Option<String>,
+    /// Where forms hand orders in: a URL that takes POST /api/orders and may answer 202 first; without it this
+    /// process takes them itself
+    #[arg(long, env = "SHOP_ORDERS_URL", value_name = "URL")]
+    orders_url: Option<OrdersUrl>,
     #[command(flatten)]
     failings: Failings,
+    #[command(flatten)]
+    mishaps: Mishaps,
 }
 
 /// Runs the shop with `args` (without the program's name) and returns when it has stopped.
@@ -190,10 +203,10 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => run_serve(args),
         Command::Payments(args) => {
-            payments::serve(args.address.into(), args.data.as_deref()).map_err(Into::into)
+            payments::serve(args.address.into(), args.data.as_deref(), args.mishaps).map_err(Into::into)
         }
         Command::Shipping(args) => {
-            shipping::serve(args.address.into(), args.data.as_deref()).map_err(Into::into)
+            shipping::serve(args.address.into(), args.data.as_deref(), args.mishaps).map_err(Into::into)
         }
         Command::Mailer(args) => run_mailer(&args),
         Command::Seed { place, release } => run_seed(&place, release.as_deref()),
@@ -249,6 +262,8 @@ fn run_serve(args: ServeArgs) -> Result<(), CommandError> {
         address: args.address.into(),
         release,
         failings: args.failings,
+        mishaps: args.mishaps,
+        desk: args.orders_url.and_then(|url| url.0),
     };
     Ok(serve::serve(options)?)
 }

@@ -98,6 +98,15 @@ pub(crate) fn order(order: &Order) -> String {
     layout(&format!("Order {}", order.id), &body)
 }
 
+/// An order that was received and is on its way. The page asks for itself again after `seconds`, without a script.
+pub(crate) fn received(seconds: u32) -> String {
+    let body = "<p role=\"status\">Thank you: your order was received. It is being worked on, and this page becomes \
+                the order when it is done. You may close it; the order stays.</p>\n\
+                <p><a href=\"/\">All shoes</a></p>\n";
+    let refresh = format!("<meta http-equiv=\"refresh\" content=\"{seconds}\">");
+    layout_with("Order received", &refresh, body)
+}
+
 /// What went wrong.
 pub(crate) fn sorry(title: &str, detail: &str) -> String {
     let detail = escape(detail);
@@ -124,10 +133,15 @@ fn list(products: &[Product]) -> String {
 }
 
 fn layout(title: &str, body: &str) -> String {
+    layout_with(title, "", body)
+}
+
+/// With more in its head.
+fn layout_with(title: &str, head: &str, body: &str) -> String {
     let title = escape(title);
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
+         <meta name=\"viewport\" content=\"width=device-width\">{head}<title>{title}</title>\
          <style>{STYLE}</style></head>\n<body>\n<main>\n<h1>{title}</h1>\n{body}</main>\n</body>\n</html>\n"
     )
 }

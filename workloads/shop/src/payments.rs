@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::database::Database;
 use crate::http::{Answer, IDEMPOTENT_REPLAYED, Items, bad_body, bad_path, bad_query, idempotency_key};
+use crate::mishaps::Mishaps;
 use crate::orders::FieldError;
 use crate::problem::Problem;
 use crate::records::{self, Added, Record};
@@ -26,11 +27,12 @@ use crate::shoes;
 const AMOUNT_LIMIT: i64 = 100_000_000;
 
 /// Serves until a signal; charges are kept in `payments.db` in `data`, or in memory without it.
-pub(crate) fn serve(address: Address, data: Option<&FilePath>) -> Result<(), ServeError> {
+pub(crate) fn serve(address: Address, data: Option<&FilePath>, mishaps: Mishaps) -> Result<(), ServeError> {
     let file = data.map(|folder| folder.join("payments.db"));
     let database = Arc::new(Database::small(file.as_deref(), records::SCHEMA)?);
     let router =
         Router::new().route("/charges", get(find).post(charge)).route("/charges/{id}/refund", post(refund));
+    let router = mishaps.befall(StatusCode::PAYMENT_REQUIRED, router);
     serve::listen(address, "payments", beside_the_shop(router).with_state(database))
 }
 

@@ -18,6 +18,7 @@ CREATE TABLE IF NOT EXISTS records (
     idempotency_key TEXT UNIQUE
 ) STRICT;
 CREATE INDEX IF NOT EXISTS records_by_ref ON records (ref);
+CREATE INDEX IF NOT EXISTS records_by_customers_ref ON records (json_extract(body, '$.ref'));
 ";
 
 /// A record as it is kept.
@@ -87,6 +88,16 @@ pub(crate) fn undo(connection: &mut Connection, id: i64) -> Result<Option<Record
 /// The records with this reference, oldest first, at most `FOUND_LIMIT` of them.
 pub(crate) fn by_reference(connection: &mut Connection, reference: &str) -> Result<Vec<Record>, Error> {
     let sql = "SELECT id, body, undone FROM records WHERE ref = $1 ORDER BY id LIMIT $2";
+    connection.query(sql, &[reference.into(), FOUND_LIMIT.into()], Record::from_row)
+}
+
+/// The same for the reference that a customer gave, where `ref` is another one.
+pub(crate) fn by_customers_reference(
+    connection: &mut Connection,
+    reference: &str,
+) -> Result<Vec<Record>, Error> {
+    let sql =
+        "SELECT id, body, undone FROM records WHERE json_extract(body, '$.ref') = $1 ORDER BY id LIMIT $2";
     connection.query(sql, &[reference.into(), FOUND_LIMIT.into()], Record::from_row)
 }
 

@@ -11,8 +11,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::database::{self, OpenError, Target};
+use crate::desk::Desk;
 use crate::failings::Failings;
 use crate::http::{self, Shop};
+use crate::mishaps::Mishaps;
 use crate::release::Release;
 
 /// How long requests in flight may take after a signal to stop: less than the 30 s after which most
@@ -32,6 +34,9 @@ pub(crate) struct Options {
     pub(crate) database: Target,
     pub(crate) release: Release,
     pub(crate) failings: Failings,
+    pub(crate) mishaps: Mishaps,
+    /// Where forms hand orders in, when not here.
+    pub(crate) desk: Option<Desk>,
 }
 
 /// Why serving did not start or did not end well.
@@ -62,10 +67,10 @@ pub(crate) enum ServeError {
 /// Opens the database, then listens, until a signal; then stops accepting, answers what is in flight, closes
 /// the database and returns.
 pub(crate) fn serve(options: Options) -> Result<(), ServeError> {
-    let Options { address, database, release, failings } = options;
+    let Options { address, database, release, failings, mishaps, desk } = options;
     let (database, _) = database::open(&database, release)?;
-    let shop = Arc::new(Shop::new(database, release, failings));
-    listen(address, release.name(), http::router(shop))
+    let shop = Arc::new(Shop::new(database, release, failings, desk));
+    listen(address, release.name(), http::router(shop, mishaps))
 }
 
 /// Serves `router` until a signal, then answers what is in flight; `name` is what is logged.

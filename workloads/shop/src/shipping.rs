@@ -15,17 +15,19 @@ use serde_json::{Value, json};
 
 use crate::database::Database;
 use crate::http::{Answer, Items, bad_path, bad_query};
+use crate::mishaps::Mishaps;
 use crate::payments::{add, beside_the_shop, json_of, text_of};
 use crate::problem::Problem;
 use crate::records::{self, Record};
 use crate::serve::{self, Address, ServeError};
 
 /// Serves until a signal; labels are kept in `shipping.db` in `data`, or in memory without it.
-pub(crate) fn serve(address: Address, data: Option<&FilePath>) -> Result<(), ServeError> {
+pub(crate) fn serve(address: Address, data: Option<&FilePath>, mishaps: Mishaps) -> Result<(), ServeError> {
     let file = data.map(|folder| folder.join("shipping.db"));
     let database = Arc::new(Database::small(file.as_deref(), records::SCHEMA)?);
     let router =
         Router::new().route("/labels", get(find).post(make)).route("/labels/{id}", delete(take_back));
+    let router = mishaps.befall(StatusCode::CONFLICT, router);
     serve::listen(address, "shipping", beside_the_shop(router).with_state(database))
 }
 
@@ -44,7 +46,10 @@ async fn make(
         Some(number) => number.to_string(),
         None => text_of(&json, "order")?,
     };
-    let body = json!({ "order": json["order"] });
+    let mut body = json!({ "order": json["order"] });
+    if json.get("ref").is_some() {
+        body["ref"] = text_of(&json, "ref")?.into();
+    }
     add(&database, &headers, order, body, shown).await
 }
 
@@ -61,6 +66,8 @@ async fn take_back(State(database): State<Arc<Database>>, id: Result<Path<String
 #[derive(Deserialize)]
 struct FindQuery {
     order: Option<String>,
+    #[serde(rename = "ref")]
+    reference: Option<String>,
 }
 
 /// Labels that were taken back are gone.
@@ -69,10 +76,19 @@ async fn find(
     query: Result<Query<FindQuery>, QueryRejection>,
 ) -> Answer {
     let Query(query) = query.map_err(bad_query)?;
-    let Some(order) = query.order else {
-        return Err(Problem::bad_request("labels are found by their order: /labels?order=…"));
+    let found = match (query.order, query.reference) {
+        (Some(order), None) => {
+            database.read(move |connection| records::by_reference(connection, &order)).await??
+        }
+        (None, Some(reference)) => {
+            database.read(move |connection| records::by_customers_reference(connection, &reference)).await??
+        }
+        (Some(_), Some(_)) | (None, None) => {
+            let detail =
+                "labels are found by their order or their reference: /labels?order=… or /labels?ref=…";
+            return Err(Problem::bad_request(detail));
+        }
     };
-    let found = database.read(move |connection| records::by_reference(connection, &order)).await??;
     let items = found.iter().filter(|record| !record.undone).map(shown).collect();
     Ok(Json(Items { items }).into_response())
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::catalog;
+use crate::desk::Progress;
 use crate::http::{SEARCH_TEXT_LIMIT, Shared, Shop, page_number};
 use crate::orders::{self, NewOrder, PlaceError, Placed};
 use crate::page::{self, Buying};
@@ -19,6 +20,8 @@ use crate::problem::Problem;
 
 /// The longest one-time key a form brings back, in characters; its own have 32.
 const KEY_LIMIT: usize = 64;
+/// After how many seconds the page of an order on its way looks again.
+const LOOK_AGAIN: u32 = 2;
 
 /// The pages' routes.
 pub(crate) fn routes() -> Router<Arc<Shop>> {
@@ -26,6 +29,7 @@ pub(crate) fn routes() -> Router<Arc<Shop>> {
         .route("/", get(front))
         .route("/shoes/{sku}", get(shoe))
         .route("/buy", post(buy))
+        .route("/received", get(received))
         .route("/orders/{id}", get(order))
 }
 
@@ -129,11 +133,15 @@ async fn buy(State(shop): Shared, form: Result<Form<BuyForm>, FormRejection>) ->
         "items": [{ "sku": form.sku, "quantity": quantity }],
     });
     let key = reference.clone();
-    let placed = match NewOrder::check(&wish) {
-        Err(error) => Err(Problem::from(error)),
-        Ok(new) => {
+    let placed = match (NewOrder::check(&wish), &shop.desk) {
+        (Err(error), _) => Err(Problem::from(error)),
+        (Ok(_), Some(desk)) => desk.hand_in(&wish, &key).await,
+        (Ok(new), None) => {
             let placed =
                 shop.database.write(move |connection| orders::place(connection, &new, Some(&key))).await?;
+            let placed = placed.map(|placed| match placed {
+                Placed::New(order) | Placed::Before(order) => Progress::Taken(order.id),
+            });
             placed.map_err(|error| match error {
                 PlaceError::KeyReused | PlaceError::Cancelled => Problem::new(
                     StatusCode::CONFLICT,
@@ -147,16 +155,49 @@ async fn buy(State(shop): Shared, form: Result<Form<BuyForm>, FormRejection>) ->
         }
     };
     match placed {
-        Ok(Placed::New(order) | Placed::Before(order)) => {
-            let place = format!("/orders/{}", order.id);
-            Ok((StatusCode::SEE_OTHER, [(header::LOCATION, place)]).into_response())
-        }
+        Ok(progress) => Ok(see(&progress)),
         Err(problem) if problem.status().is_client_error() => {
             // Nothing was taken under the old key, so a new one cannot make two orders out of one.
             let buying = Buying { key: one_time_key()?, customer: form.customer, quantity: form.quantity };
             show_shoe(&shop, form.sku, buying, Some(&problem)).await
         }
         Err(problem) => Err(problem.into()),
+    }
+}
+
+/// Leads to what there is to see of an order.
+fn see(progress: &Progress) -> Response {
+    let place = match progress {
+        Progress::Taken(id) => format!("/orders/{id}"),
+        Progress::Received(path) => format!("/received?order={}", encoded(path)),
+    };
+    (StatusCode::SEE_OTHER, [(header::LOCATION, place)]).into_response()
+}
+
+/// A text as it may stand in a query (RFC 3986, 3.4): everything else but what is unreserved is encoded.
+fn encoded(text: &str) -> String {
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    text.bytes()
+        .map(|byte| if unreserved(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+#[derive(Deserialize)]
+struct ReceivedQuery {
+    order: String,
+}
+
+/// An order on its way, until it leads to the order itself.
+async fn received(State(shop): Shared, query: Result<Query<ReceivedQuery>, QueryRejection>) -> Page {
+    let Query(query) = query.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+    let Some(desk) = &shop.desk else {
+        return Err(Problem::not_found("orders are taken at once here").into());
+    };
+    match desk.progress(&query.order).await? {
+        taken @ Progress::Taken(_) => Ok(see(&taken)),
+        Progress::Received(_) => {
+            Ok(([(header::CACHE_CONTROL, "no-store")], Html(page::received(LOOK_AGAIN))).into_response())
+        }
     }
 }
 

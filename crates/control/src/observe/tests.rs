@@ -18,6 +18,7 @@ fn measures(pid: u32, requests: u64, answered: [u64; 2], cut: u64) -> Measures {
         pid,
         at_ns: 0,
         requests,
+        held: 0,
         retries: 0,
         faults: BTreeMap::from([("upstream_cut".to_owned(), cut)]),
         stamps: vec![stamp(1, answered[0]), stamp(2, answered[1])],

@@ -1,6 +1,6 @@
 use super::*;
 use model::name::{ComponentName, ReleaseNumber, StampId};
-use model::workload::{Affinity, GatewayLimits};
+use model::workload::GatewaySettings;
 
 fn stamp(number: u64, ports: &[u16]) -> TableStamp {
     let release = ReleaseNumber(number);
@@ -14,14 +14,8 @@ fn stamp(number: u64, ports: &[u16]) -> TableStamp {
         release,
         name: format!("r{number}"),
         instances: ports.iter().enumerate().map(instance).collect(),
-        settings: GatewaySettings {
-            default: ComponentName::new("a").unwrap(),
-            hosts: vec![],
-            access_log: false,
-            limits: GatewayLimits::default(),
-            routes: vec![],
-            affinity: Affinity::default(),
-        },
+        settings: GatewaySettings { access_log: false, ..GatewaySettings::of(ComponentName::new("a").unwrap()) },
+        upstreams: Default::default(),
     }
 }
 
@@ -34,6 +28,8 @@ fn table(active: Option<TableStamp>, candidate: Option<TableStamp>) -> Table {
         weight: 0,
         fallback: None,
         guard: None,
+        previous: None,
+        kept: None,
     }
 }
 

@@ -6,10 +6,14 @@ mod stage;
 
 mod access;
 mod forwarding;
+mod holding;
 mod limits;
 mod malformed;
 mod measuring;
+mod previous;
+mod queued;
 mod retries;
 mod shifting;
 mod switching;
 mod tables;
+mod tracing;

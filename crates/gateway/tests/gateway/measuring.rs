@@ -9,9 +9,13 @@ use model::name::StampId;
 use model::workload::Route;
 use std::time::Instant;
 
+/// A route of GET that says nothing else.
+pub(crate) fn route(path: &str) -> Route {
+    Route { method: Method::Get, path: path.into(), objective: None, queue: None, previous_stamp: None }
+}
+
 fn with_routes(mut stamp: TableStamp) -> TableStamp {
-    let route =
-        |(method, path): &(Method, &str)| Route { method: *method, path: (*path).into(), objective: None };
+    let route = |(method, path): &(Method, &str)| Route { method: *method, ..route(path) };
     stamp.settings.routes =
         [(Method::Get, "/a/*"), (Method::Get, "/a/b"), (Method::Post, "/a/**"), (Method::Get, "/never")]
             .iter()

@@ -4,8 +4,9 @@ use api::client::Client;
 use api::folder::StateFolder;
 use api::gateway::{Applied, GatewayState, Measures, Persist, PutTable, Table, TableInstance, TableStamp};
 use gateway::{Options, run_until};
+use model::away::Hold;
 use model::name::{ComponentName, FenceToken, ReleaseNumber};
-use model::workload::{Affinity, GatewayLimits, GatewaySettings};
+use model::workload::GatewaySettings;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -208,14 +209,12 @@ pub(crate) fn stamp_at(number: u64, addresses: &[SocketAddr]) -> TableStamp {
         release,
         name: format!("release-{number}"),
         instances: addresses.iter().enumerate().map(instance).collect(),
+        // Most tests are about what happens at once.
         settings: GatewaySettings {
-            default: ComponentName::new("shop").unwrap(),
-            hosts: Vec::new(),
-            access_log: true,
-            limits: GatewayLimits::default(),
-            routes: Vec::new(),
-            affinity: Affinity::default(),
+            hold: Hold::OFF,
+            ..GatewaySettings::of(ComponentName::new("shop").unwrap())
         },
+        upstreams: Default::default(),
     }
 }
 
@@ -228,6 +227,8 @@ pub(crate) fn table(active: Option<&TableStamp>, candidate: Option<&TableStamp>)
         weight: 0,
         fallback: None,
         guard: None,
+        previous: None,
+        kept: None,
     }
 }
 

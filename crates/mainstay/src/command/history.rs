@@ -98,8 +98,8 @@ fn checks(text: &mut String, decision: &Decision) {
 }
 
 /// Every kind of outcome with its count.
-fn counts(counts: &LedgerCounts) -> [(&'static str, u64); 9] {
-    let LedgerCounts { active, candidate, errors, retried, shed, cut, failed, client_gone, refused } =
+fn counts(counts: &LedgerCounts) -> [(&'static str, u64); 10] {
+    let LedgerCounts { active, candidate, errors, retried, shed, cut, failed, client_gone, refused, held } =
         *counts;
     [
         ("answered by the stamp that served before", active),
@@ -111,5 +111,6 @@ fn counts(counts: &LedgerCounts) -> [(&'static str, u64); 9] {
         ("failed in the gateway", failed),
         ("given up by the client", client_gone),
         ("refused for what they were", refused),
+        ("held until an instance took them", held),
     ]
 }

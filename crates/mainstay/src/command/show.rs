@@ -86,7 +86,19 @@ fn text(status: &Status) -> String {
                     instance.last_exit.as_deref().unwrap_or("?")
                 );
             }
+            if instance.replaced > 0 {
+                let _ = write!(text, ", started again {} times because it hung", instance.replaced);
+            }
+            if let Some(why) = &instance.failing {
+                let _ = write!(text, ", {why}");
+            }
             text.push('\n');
+        }
+        for service in &stamp.all_failing {
+            let _ = writeln!(
+                text,
+                "           every instance of {service} fails its live probe: none is started again, and all keep serving"
+            );
         }
     }
     for store in &status.stores {

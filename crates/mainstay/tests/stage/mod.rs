@@ -71,6 +71,50 @@ pub fn shop(wanted: &Shop<'_>) -> Environment {
     environment
 }
 
+/// More of the workload file of a [`shop`]: orders are queued, and each is a saga over payments, orders and shipping.
+/// `mishaps` is what goes wrong with `[payments, shipping]` on purpose, as in `refuse:3,undo-die:5`; empty: nothing.
+pub fn checkout(mishaps: [&str; 2]) -> String {
+    let service = |name: &str, mishaps: &str| {
+        let variable = name.to_uppercase();
+        format!(
+            r#"
+            [component.{name}]
+            external = "http://{name}.example"
+            as       = "{variable}_URL"
+            [component.{name}.sandbox]
+            run      = ["{MAINSTAY}", "demo-shop", "{name}", "--port", "{{port}}", "--data", "{{data}}"]
+            artifact = "v1"
+            ready    = {{ get = "/readyz" }}
+            env      = {{ SHOP_MISHAPS = "{mishaps}" }}
+            "#
+        )
+    };
+    let services = service("payments", mishaps[0]) + &service("shipping", mishaps[1]);
+    services
+        + r#"
+            [route."POST /api/orders"]
+            queue           = { wait = "2s", order_by = "$.customer", idempotent = true }
+            idempotency_key = "required"
+            saga            = "checkout"
+            [saga.checkout]
+            answer = "record"
+            [[saga.checkout.step]]
+            name = "charge"
+            post = "payments:/charges"
+            json = { customer = "{body:$.customer}", ref = "{body:$.ref}", items = "{body:$.items}" }
+            undo = { post = "payments:/charges/{charge:$.id}/refund" }
+            [[saga.checkout.step]]
+            name = "record"
+            post = "shop:/api/orders"
+            undo = { delete = "shop:/api/orders/{record:$.id}" }
+            [[saga.checkout.step]]
+            name = "ship"
+            post = "shipping:/labels"
+            json = { order = "{record:$.id}", ref = "{body:$.ref}" }
+            undo = { delete = "shipping:/labels/{ship:$.id}" }
+            "#
+}
+
 const RELEASES: &[&str] = &[
     "v1",
     "v2",

@@ -11,7 +11,8 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
     ("workfile", &["model"]),
     ("runtime", &["model", "api"]),
     ("keeper", &["model", "api"]),
-    ("gateway", &["model", "api"]),
+    ("queue", &["model", "store"]),
+    ("gateway", &["model", "api", "queue"]),
     ("validate", &["model"]),
     ("control", &["model", "api", "stats", "store", "runtime", "validate"]),
     ("demo", &["model", "api", "validate", "workfile"]),
@@ -28,8 +29,12 @@ pub(crate) const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that only some rooms may use: what is behind a wall stays there.
-const ONLY: &[(&str, &[&str])] =
-    &[("rusqlite", &["store", "shop"]), ("libsqlite3-sys", &[]), ("tokio-rusqlite", &[]), ("sqlx", &[])];
+const ONLY: &[(&str, &[&str])] = &[
+    ("rusqlite", &["store", "shop", "testkit"]),
+    ("libsqlite3-sys", &[]),
+    ("tokio-rusqlite", &[]),
+    ("sqlx", &[]),
+];
 
 /// Crates that a room may not use, and why.
 const NEVER: &[(&str, &str, &str)] = &[
@@ -128,6 +133,28 @@ pub(crate) fn manifest(text: &str, renames: &BTreeMap<String, String>) -> Manife
     manifest
 }
 
+/// The lints that a manifest's text sets itself, or the workspace's for all: `(group, lint, level)`.
+pub(crate) fn lints(text: &str, above: &str) -> BTreeSet<(String, String, String)> {
+    let own = entries(text).into_iter();
+    own.filter_map(|(section, key, value)| Some((section.strip_prefix(above)?.to_owned(), key, value)))
+        .collect()
+}
+
+/// How the lints that a crate sets itself differ from the workspace's. Only one may have its own: the faulty
+/// VFS is in it, and what is forbidden cannot be expected.
+pub(crate) fn own_lints(name: &str, text: &str, workspace: &str) -> Vec<String> {
+    if name != "testkit" {
+        return vec![format!("`{name}`: no `[lints] workspace = true`")];
+    }
+    let mut expected = lints(workspace, "workspace.lints.");
+    let level = |level: &str| ("rust".to_owned(), "unsafe_code".to_owned(), format!("\"{level}\""));
+    expected.remove(&level("forbid"));
+    expected.insert(level("deny"));
+    let own = lints(text, "lints.");
+    let differences = own.symmetric_difference(&expected);
+    differences.map(|lint| format!("`{name}`: {lint:?} is here or in the workspace alone")).collect()
+}
+
 /// What `manifest` uses and may not.
 pub(crate) fn edges(manifest: &Manifest) -> Vec<String> {
     let name = manifest.name.as_str();
@@ -177,6 +204,18 @@ fn manifests_are_read() {
 }
 
 #[test]
+fn lints_of_ones_own_are_compared() {
+    let workspace =
+        "[workspace.lints.rust]\nunsafe_code = \"forbid\"\n[workspace.lints.clippy]\na = \"warn\"";
+    let good = "[lints.rust]\nunsafe_code = \"deny\"\n[lints.clippy]\na = \"warn\"";
+    assert_eq!(own_lints("testkit", good, workspace), [""; 0]);
+    assert_eq!(own_lints("store", good, workspace).len(), 1);
+    for bad in [good.replace("deny", "warn"), good.replace("a = ", "b = "), "[lints.rust]".to_owned()] {
+        assert_eq!(own_lints("testkit", &bad, workspace).len(), 2, "{bad}");
+    }
+}
+
+#[test]
 fn forbidden_edges_are_found() {
     let cases: &[(&str, &[&str], &[&str])] = &[
         ("model", &["serde", "thiserror"], &[]),
@@ -186,7 +225,11 @@ fn forbidden_edges_are_found() {
         ("gateway", &["control"], &["`gateway` may not use `control`"]),
         ("validate", &["gateway"], &["`validate` may not use `gateway`"]),
         ("keeper", &["tokio"], &["`keeper` may not use `tokio`: a process"]),
-        ("control", &["rusqlite"], &["`control` may not use `rusqlite`, only [\"store\", \"shop\"] may"]),
+        (
+            "control",
+            &["rusqlite"],
+            &["`control` may not use `rusqlite`, only [\"store\", \"shop\", \"testkit\"] may"],
+        ),
         ("store", &["rusqlite"], &[]),
         ("shop", &["rusqlite"], &[]),
         ("shop", &["model"], &["`shop` may not use `model`"]),

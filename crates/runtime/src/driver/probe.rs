@@ -39,8 +39,38 @@ impl fmt::Display for Unanswered {
     }
 }
 
+/// Whether what listens on `address` answers GET `path` with 2xx or 3xx, on a connection of its own, and begins to do so
+/// within `limit`. The error says what it did instead: `answered with 503`. Cancel-safe.
+pub async fn alive(address: SocketAddr, path: &str, limit: Duration) -> Result<(), String> {
+    let asked = async {
+        let mut stream =
+            TcpStream::connect(address).await.map_err(|cause| format!("takes no connection: {cause}"))?;
+        let status = ask(&mut stream, address, path).await.map_err(|unanswered| unanswered.to_string())?;
+        Ok::<_, String>((stream, status))
+    };
+    let asked = tokio::time::timeout(limit, asked).await;
+    let (mut stream, status) = asked.map_err(|_| format!("did not answer within {limit:?}"))??;
+    rest(&mut stream).await;
+    match status {
+        200..400 => Ok(()),
+        _ => Err(format!("answered with {status}")),
+    }
+}
+
 /// Asks for `path` and returns the status. The caller limits the time.
 pub(super) async fn get(stream: &mut TcpStream, address: SocketAddr, path: &str) -> Result<u16, Unanswered> {
+    let status = ask(stream, address, path).await?;
+    rest(stream).await;
+    Ok(status)
+}
+
+/// Reads the rest of an answer, as far as it comes soon.
+async fn rest(stream: &mut TcpStream) {
+    let mut rest = stream.take(REST_LIMIT);
+    let _ = tokio::time::timeout(REST_WAIT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+}
+
+async fn ask(stream: &mut TcpStream, address: SocketAddr, path: &str) -> Result<u16, Unanswered> {
     let broken = |cause: io::Error| Unanswered::Broken(cause.to_string());
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: mainstay\r\nAccept: */*\r\nConnection: close\r\n\r\n",
@@ -50,10 +80,7 @@ pub(super) async fn get(stream: &mut TcpStream, address: SocketAddr, path: &str)
     let mut head = Vec::with_capacity(256);
     loop {
         if let Some(end) = head.iter().position(|b| *b == b'\n') {
-            let status = parse_status(&head[..end]).ok_or_else(|| not_http(&head))?;
-            let mut rest = stream.take(REST_LIMIT);
-            let _ = tokio::time::timeout(REST_WAIT, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
-            return Ok(status);
+            return parse_status(&head[..end]).ok_or_else(|| not_http(&head));
         }
         if head.len() >= HEAD_LIMIT || !might_be_http(&head) {
             return Err(not_http(&head));

@@ -37,6 +37,7 @@ pub(crate) fn report(flows: Vec<FlowReport>) -> LoadReport {
         outcomes,
         connection_waits: 0,
         latency: Latency::default(),
+        queued: crate::report::Queued::default(),
         flows,
         skipped: Vec::new(),
         broken: Vec::new(),

@@ -2,7 +2,7 @@ use super::*;
 use crate::judge::tests::report;
 use crate::ledger::{Finding, LedgerReport, LedgerSample};
 use crate::outcome::{FailureSample, Outcome};
-use crate::report::{FlowReport, Skipped, StepReport, Window};
+use crate::report::{FlowReport, Queued, Skipped, StepReport, Window};
 use model::verdict::Verdict;
 
 #[test]
@@ -31,7 +31,8 @@ fn numbers_read_well() {
 fn a_report_is_a_table_with_its_reasons() {
     let outcomes = Outcomes { ok: 988, timeout: 10, cut: 2, ..Outcomes::default() };
     let latency = Latency { count: 1000, p50_ms: 0.9, p95_ms: 4.5, p99_ms: 210.0, max_ms: 1500.0 };
-    let step = |step: &str| StepReport { step: step.to_owned(), outcomes, latency };
+    let step =
+        |step: &str| StepReport { step: step.to_owned(), outcomes, latency, queued: Queued::default() };
     let flow = |name: &str, steps| FlowReport {
         flow: name.to_owned(),
         plays: 1000,

@@ -6,6 +6,8 @@ mod ledger;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
+mod queued;
+#[cfg(test)]
 mod smoke;
 #[cfg(test)]
 mod upstream;

@@ -9,7 +9,8 @@ use model::workload::Class;
 use std::time::Duration;
 use validate::{Outcome, SmokeOptions, smoke};
 
-const STAGING: SmokeOptions = SmokeOptions { class: Class::Staging, timeout: Duration::from_secs(10) };
+const STAGING: SmokeOptions =
+    SmokeOptions { class: Class::Staging, timeout: Duration::from_secs(10), follow: validate::FOLLOW_LIMIT };
 
 #[tokio::test]
 async fn every_flow_is_played_once_with_its_saved_values() {

@@ -32,6 +32,8 @@ impl Request {
 pub(crate) enum Reply {
     /// A complete answer on a connection that stays.
     Answer(u16, String),
+    /// The same with a `Location`.
+    Located(u16, String, String),
     /// A complete answer, then the connection is closed without a word.
     AnswerAndClose(u16, String),
     /// These bytes, then the connection is closed.
@@ -96,6 +98,11 @@ async fn serve(mut stream: TcpStream, handler: &Handler, seen: &Mutex<Vec<Reques
         seen.lock().unwrap().push(request.clone());
         let (bytes, stay) = match handler(&request) {
             Reply::Answer(status, body) => (answer(status, &body), true),
+            Reply::Located(status, location, body) => {
+                let length = body.len();
+                let head = format!("HTTP/1.1 {status} X\r\nlocation: {location}\r\ncontent-length: {length}");
+                (format!("{head}\r\n\r\n{body}").into_bytes(), true)
+            }
             Reply::AnswerAndClose(status, body) => (answer(status, &body), false),
             Reply::Raw(bytes) => (bytes.as_bytes().to_vec(), false),
             Reply::Late(pause, status, body) => {

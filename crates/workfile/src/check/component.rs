@@ -187,6 +187,7 @@ fn keys_of_another_kind(key: &At<Name>, raw: &Component, kind: Kind<'_>, finding
         ("instances", service, "services", raw.instances.as_ref().map(At::span)),
         ("needs", service, "services", raw.needs.as_ref().map(At::span)),
         ("ready", service, "services", raw.ready.as_ref().map(At::span)),
+        ("live", service, "services", raw.live.as_ref().map(At::span)),
         ("limits", service, "services", raw.limits.as_ref().map(At::span)),
         ("drain_timeout", service, "services", raw.drain_timeout.as_ref().map(At::span)),
         ("artifact", service || store, "services and stores", raw.artifact.as_ref().map(At::span)),

@@ -72,6 +72,7 @@ fn sandbox(raw: &Sandbox, address_as: Option<String>, findings: &mut Findings) -
         address_as,
         env: env(raw.env.as_ref(), &known, findings),
         ready: ready(raw.ready.as_ref(), findings),
+        live: None,
         limits: limits(raw.limits.as_ref(), findings),
         drain_timeout: DRAIN_TIMEOUT,
     }

@@ -9,6 +9,7 @@ use crate::text::{DURATION_LIMIT, ShareError, parse_share};
 use model::flow::{Expect, FLOW_VALUES, Flow, JsonPath, JsonTemplate, Ledger, Method, Objective, Step};
 use model::template::Template;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 /// The names that mean something in `confirm`: it is asked after the run, when of an intent only its
@@ -43,15 +44,18 @@ fn objective(raw: Option<&raw::Objective>, findings: &mut Findings) -> Objective
 
 /// What an objective says, without what it leaves to the default.
 pub(super) fn given(raw: &raw::Objective, findings: &mut Findings) -> (Option<f64>, Option<Duration>) {
-    let errors = raw.errors.as_ref().and_then(|raw| {
-        let wrong = |error: ShareError| {
-            let message = format!("\"{}\" is not a share", shorten(raw));
-            Wrong::at(raw.span(), message).label("not a share").help(error.to_string())
-        };
-        parse_share(raw).map_err(|error| findings.add(wrong(error))).ok()
-    });
+    let errors = raw.errors.as_ref().and_then(|raw| share(raw, findings));
     let p99 = raw.p99.as_ref().map(|p99| time_allowed(Some(p99), DURATION_LIMIT, findings));
     (errors, p99)
+}
+
+/// A share from 0 to 1.
+pub(super) fn share(raw: &At<raw::ShareText>, findings: &mut Findings) -> Option<f64> {
+    let wrong = |error: ShareError| {
+        let message = format!("\"{}\" is not a share", shorten(raw));
+        Wrong::at(raw.span(), message).label("not a share").help(error.to_string())
+    };
+    parse_share(raw).map_err(|error| findings.add(wrong(error))).ok()
 }
 
 fn ledger(raw: &raw::Ledger, findings: &mut Findings) -> Option<Ledger> {
@@ -138,24 +142,31 @@ fn body(
         let help = "`json` goes with `post`, `put`, `patch` and `delete`";
         findings.add(Wrong::at(json.span(), message).label("a body").help(help));
     }
-    json_template(json, known, findings)
+    json_template(json, &|value, span, findings| text(value, span, known, findings), findings)
 }
 
+/// Reads the texts of a JSON value. None when one is wrong; then there is a finding.
+pub(super) type Texts<'t> = dyn Fn(&str, Range<usize>, &mut Findings) -> Option<Template> + 't;
+
 /// None when a text in it is wrong; then there is a finding. The depth was limited when the shape was checked.
-fn json_template(raw: &At<Json>, known: &Known<'_>, findings: &mut Findings) -> Option<JsonTemplate> {
+pub(super) fn json_template(
+    raw: &At<Json>,
+    text: &Texts<'_>,
+    findings: &mut Findings,
+) -> Option<JsonTemplate> {
     Some(match &**raw {
         Json::Bool(value) => JsonTemplate::Bool(*value),
         Json::Integer(value) => JsonTemplate::Integer(*value),
         Json::Float(value) => JsonTemplate::Float(*value),
-        Json::Text(value) => JsonTemplate::Text(text(value, raw.span(), known, findings)?),
+        Json::Text(value) => JsonTemplate::Text(text(value, raw.span(), findings)?),
         Json::List(items) => {
-            let items: Vec<_> = items.iter().map(|item| json_template(item, known, findings)).collect();
+            let items: Vec<_> = items.iter().map(|item| json_template(item, text, findings)).collect();
             JsonTemplate::List(items.into_iter().collect::<Option<_>>()?)
         }
         Json::Table(members) => {
             let members: Vec<_> = members
                 .iter()
-                .map(|(key, value)| Some((key.clone(), json_template(value, known, findings)?)))
+                .map(|(key, value)| Some((key.clone(), json_template(value, text, findings)?)))
                 .collect();
             JsonTemplate::Table(members.into_iter().collect::<Option<_>>()?)
         }

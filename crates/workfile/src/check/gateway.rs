@@ -1,13 +1,20 @@
 //! What the gateway does.
 
+use super::away;
 use super::component::{Kind, kinds};
-use super::{name, time_allowed};
+use super::flow::share;
+use super::template::http_url;
+use super::{name, queue, saga, time_allowed};
 use crate::error::{Findings, Wrong};
 use crate::near::{list, nearest};
-use crate::raw::{AffinityText, At, Component, File, Gateway, GatewayLimits as RawLimits, Host, SizeText};
+use crate::raw::{
+    AffinityText, At, Component, File, Gateway, GatewayLimits as RawLimits, Host, SizeText,
+    Traces as RawTraces,
+};
 use crate::shape::shorten;
 use crate::text::parse_size;
 use model::name::ComponentName;
+use model::traces::{DEFAULT_SHARE, Traces};
 use model::workload::{Affinity, GatewayLimits, GatewaySettings, Route};
 use std::net::Ipv6Addr;
 
@@ -19,14 +26,46 @@ pub(super) fn settings(file: &File, routes: Vec<Route>, findings: &mut Findings)
     let hosts = raw.hosts.iter().flatten().filter_map(|raw| host(raw, findings)).collect();
     let affinity = raw.affinity.as_ref().and_then(|raw| affinity(raw, findings));
     let limits = limits(raw.limits.as_ref(), findings);
+    let traces = raw.traces.as_ref().and_then(|raw| traces(raw, findings));
+    let queue = queue::limits(raw.queue.as_ref(), findings);
+    let sagas = saga::sagas(file, &routes, findings);
     Some(GatewaySettings {
-        default: default?,
         hosts,
         access_log: raw.access_log.unwrap_or(true),
         limits,
         routes,
         affinity: affinity.unwrap_or_default(),
+        hold: away::hold(raw.hold.as_ref(), findings),
+        traces,
+        queue,
+        sagas,
+        ..GatewaySettings::of(default?)
     })
+}
+
+/// Where traces go: a request line is made of the URL, so it ends with its path.
+fn traces(raw: &At<RawTraces>, findings: &mut Findings) -> Option<Traces> {
+    let share = raw.share.as_ref().map_or(Some(DEFAULT_SHARE), |raw| share(raw, findings));
+    let Some(url) = &raw.endpoint else {
+        let help = "where a collector listens, such as endpoint = \"http://127.0.0.1:4318\"";
+        findings.add(
+            Wrong::at(raw.span(), "`traces` has no `endpoint`").label("`endpoint` is missing").help(help),
+        );
+        return None;
+    };
+    if url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:")) {
+        let help = "spans leave by plain http: let a collector on this machine carry them on by https";
+        let wrong = Wrong::at(url.span(), "traces are exported by plain http").label("https");
+        findings.add(wrong.help(help));
+        return None;
+    }
+    let endpoint = http_url(url, "the collector of traces", "http://127.0.0.1:4318", findings)?;
+    if endpoint.contains('?') {
+        let message = "`/v1/traces` is appended to the URL of a collector, so it has no query";
+        findings.add(Wrong::at(url.span(), message).label("has a query"));
+        return None;
+    }
+    Some(Traces { endpoint, share: share? })
 }
 
 /// Why a component cannot get the requests. None when it can, or when it is not known what it is.

@@ -1,13 +1,17 @@
 //! From what was typed to what it means: one [`Configuration`] for one environment. Everything that is wrong
 //! is collected; a value that cannot be had is stood in for, so that the rest is still looked at.
 
+mod away;
+mod call;
 mod component;
 mod environment;
 mod external;
 mod flow;
 mod gateway;
+mod queue;
 mod release;
 mod route;
+mod saga;
 mod service;
 mod store;
 mod template;

@@ -1,13 +1,16 @@
 //! Routes: those the file lists, and those the steps of its flows give.
 
+use super::away;
 use super::flow::given;
-use super::name;
+use super::{name, queue};
 use crate::error::{Findings, Wrong};
 use crate::near::nearest;
 use crate::raw::{At, File, RouteText};
 use crate::shape::shorten;
+use model::away::PreviousStamp;
 use model::flow::{Flow, Method, Objective, Step};
 use model::name::FlowName;
+use model::queue::QueuedRoute;
 use model::workload::{ROUTES_LIMIT, Route};
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -50,6 +53,8 @@ struct Draft {
     path: String,
     own: Option<Objective>,
     flows: Asked,
+    previous_stamp: Option<PreviousStamp>,
+    queue: Option<QueuedRoute>,
 }
 
 /// All routes, by name and each once. A step whose request a listed route fits is that route, so that none is
@@ -62,7 +67,12 @@ pub(super) fn routes(file: &File, flows: &BTreeMap<FlowName, Flow>, findings: &m
             Asked { errors, p99 }.objective()
         });
         let Some((method, path)) = pattern(key, findings) else { continue };
-        drafts.push(Draft { method, path: path.to_owned(), own, flows: Asked::default() });
+        let previous_stamp = raw.previous_stamp.as_ref();
+        let previous_stamp =
+            previous_stamp.and_then(|raw| away::previous_stamp(key, method, raw, findings));
+        let queue = queue::queued(key, method, raw, &file.saga, findings);
+        let flows = Asked::default();
+        drafts.push(Draft { method, path: path.to_owned(), own, flows, previous_stamp, queue });
     }
     let listed = drafts.len();
     for (key, raw) in &file.flow {
@@ -90,6 +100,8 @@ pub(super) fn routes(file: &File, flows: &BTreeMap<FlowName, Flow>, findings: &m
         method: draft.method,
         path: draft.path,
         objective: draft.own.or_else(|| draft.flows.objective()),
+        queue: draft.queue,
+        previous_stamp: draft.previous_stamp,
     });
     let routes: BTreeMap<_, _> = routes.map(|route| (route.name(), route)).collect();
     routes.into_values().collect()
@@ -104,7 +116,14 @@ fn take(drafts: &mut Vec<Draft>, listed: usize, step: &Step, asked: Asked) {
     let known = flows.iter_mut().find(|draft| draft.method == step.method && draft.path == path);
     match chosen.or(known) {
         Some(draft) => draft.flows = draft.flows.and(asked),
-        None => drafts.push(Draft { method: step.method, path, own: None, flows: asked }),
+        None => drafts.push(Draft {
+            method: step.method,
+            path,
+            own: None,
+            flows: asked,
+            previous_stamp: None,
+            queue: None,
+        }),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Services and workers, and the parts that stores and stand-ins have in common with them.
 
+use super::away;
 use super::component::needs;
 use super::gateway::size;
 use super::template::{Known, path, template};
@@ -36,6 +37,7 @@ pub(super) fn service(
         address_as: address_as(raw, findings),
         env: env(raw.env.as_ref(), &known, findings),
         ready: ready(raw.ready.as_deref(), findings),
+        live: raw.live.as_ref().and_then(|live| away::live(live, findings)),
         limits: limits(raw.limits.as_deref(), findings),
         drain_timeout: duration(raw.drain_timeout.as_ref(), DRAIN_TIMEOUT, findings),
     }
@@ -48,6 +50,7 @@ fn keys_that_need_a_port(key: &At<Name>, raw: &Component, worker: &At<bool>, fin
             raw.ready.as_ref().map(At::span),
             "so nothing can be asked of it: it is ready when it runs",
         ),
+        ("live", raw.live.as_ref().map(At::span), "so nothing can be asked of it"),
         ("as", raw.address_as.as_ref().map(At::span), "so it has no address that others could get"),
     ];
     for (name, span, why) in keys {

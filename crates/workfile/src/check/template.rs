@@ -62,7 +62,8 @@ pub(super) fn text(
     }
 }
 
-fn explain(
+/// What to say of an error.
+pub(super) fn explain(
     error: &TemplateError,
     raw: &str,
     span: Range<usize>,
@@ -112,7 +113,7 @@ fn explain(
 
 /// The bytes of the file that hold `length` bytes of the text from `at`; the whole text when escapes make
 /// the two differ.
-fn inside(raw: &str, span: Range<usize>, at: usize, length: usize, findings: &Findings) -> Range<usize> {
+pub(super) fn inside(raw: &str, span: Range<usize>, at: usize, length: usize, findings: &Findings) -> Range<usize> {
     let written = findings.text().get(span.clone()).unwrap_or_default();
     let quotes = ["\"\"\"", "'''", "\"", "'"];
     let opening = quotes.iter().find(|quote| written == format!("{quote}{raw}{quote}"));
@@ -149,15 +150,23 @@ pub(super) fn path(raw: &At<impl Deref<Target = str>>, findings: &mut Findings) 
         findings.add(Wrong::at(raw.span(), message).label("does not begin with `/`"));
         return false;
     }
-    let unfit = |c: char| c.is_ascii_control() || c.is_whitespace() || "<>`#".contains(c);
-    if let Some((at, c)) = raw.char_indices().find(|(_, c)| unfit(*c)) {
+    if let Some((at, c)) = unfit_in_path(raw) {
         let place = inside(raw, raw.span(), at, c.len_utf8(), findings);
-        let encoded: String = c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let message = format!("a path cannot hold {c:?}");
-        findings.add(Wrong::at(place, message).help(format!("write it as `{encoded}`")));
+        findings.add(cannot_be_in_path(c, place));
         return false;
     }
     true
+}
+
+/// The first character of a path that must be percent-encoded, and where it stands.
+pub(super) fn unfit_in_path(path: &str) -> Option<(usize, char)> {
+    let unfit = |c: char| c.is_ascii_control() || c.is_whitespace() || "<>`#".contains(c);
+    path.char_indices().find(|(_, c)| unfit(*c))
+}
+
+pub(super) fn cannot_be_in_path(c: char, place: Range<usize>) -> Wrong {
+    let encoded: String = c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+    Wrong::at(place, format!("a path cannot hold {c:?}")).help(format!("write it as `{encoded}`"))
 }
 
 /// Whether a text may be the value of a header field (RFC 9110, 5.5).

@@ -1,7 +1,7 @@
 //! What a workload is made of: one table for services, stores and externals. Which of them a component is, its
 //! keys say; that they do not mix is checked later, where the message can name both.
 
-use super::{At, DurationText, Name, PathText, SchemaText, SizeText, Table, UrlText, Variable};
+use super::{At, DurationText, Live, Name, PathText, SchemaText, SizeText, Table, UrlText, Variable};
 use crate::text::show_duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -49,6 +49,11 @@ pub(crate) struct Component {
     pub(crate) env: Option<At<Table<Variable, At<String>>>>,
     /// When an instance of a service may get requests.
     pub(crate) ready: Option<At<Ready>>,
+    /// Whether an instance of a service that runs still answers. After 3 failures in a row it gets no more requests
+    /// and is started again, one instance at a time, as long as another one of the service answers; when all of them
+    /// fail together none is started again and all keep serving, and `mainstay status` says so. So a service with a
+    /// single instance is asked, but not started again.
+    pub(crate) live: Option<At<Live>>,
     /// What an instance of a service may use.
     pub(crate) limits: Option<At<Limits>>,
     /// How long requests in flight may take to end before an instance is told to stop, and again how long it may

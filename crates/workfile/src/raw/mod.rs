@@ -1,25 +1,30 @@
 //! The file as typed. Each type is one table of the file; its documentation and attributes are the source of
 //! the JSON Schema, of the table of keys and of the check of shapes, so that none of them can drift.
 
+mod away;
 mod component;
+mod queue;
 mod release;
 mod value;
 
 use crate::text::{show_duration, show_share, show_size};
 use model::flow::Objective as ObjectiveDefault;
+use model::traces::DEFAULT_SHARE;
 use model::workload::GatewayLimits as GatewayDefault;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+pub(crate) use away::{HOLD_LONGEST, Hold, LIVE_EVERY, LIVE_TIMEOUT, Live, PreviousStamp};
 pub(crate) use component::{
     Component, DRAIN_TIMEOUT, HOOK_TIMEOUT, INSTANCES_LIMIT, Limits, MEMORY_LEAST, READY_TIMEOUT, Ready,
     Sandbox, StoreName,
 };
+pub(crate) use queue::{InFlight, KeyUse, QueueLimits, QueuedRoute, Saga, SagaStep, Switch, Undo};
 pub(crate) use release::{Notify, OnInconclusive, Release};
 pub(crate) use value::{
-    Address, AffinityText, At, DurationText, HeaderName, Host, Ip, Json, JsonPathText, Name, PathText,
-    RouteText, SchemaText, ShareText, SizeText, UrlText, ValueName, Variable,
+    Address, AffinityText, At, CallText, DurationText, HeaderName, Host, Ip, Json, JsonPathText, Name, PathText,
+    PrincipalText, RouteText, SchemaText, ShareText, SizeText, UrlText, ValueName, Variable,
 };
 
 /// Where the gateway of an environment listens when the file does not say.
@@ -47,6 +52,9 @@ pub(crate) struct File {
     /// segment, `**` at the end for any that follow, also none. The steps of flows that no route here fits are routes too.
     #[serde(default)]
     pub(crate) route: Table<RouteText, Route>,
+    /// Calls to several services that happen all or are undone, by name: what a queued route can do for a request.
+    #[serde(default)]
+    pub(crate) saga: Table<Name, Saga>,
     /// What users do, by name: journeys that releases are proven with.
     #[serde(default)]
     pub(crate) flow: Table<Name, Flow>,
@@ -98,6 +106,23 @@ pub(crate) struct Gateway {
     pub(crate) affinity: Option<At<AffinityText>>,
     /// The limits of a request.
     pub(crate) limits: Option<GatewayLimits>,
+    /// Requests that wait while no instance takes them, because all are being started again, instead of failing.
+    pub(crate) hold: Option<Hold>,
+    /// The limits of the environment's queue: at each, requests to queued routes get 503 with Retry-After.
+    pub(crate) queue: Option<QueueLimits>,
+    /// Traces of requests, exported by OTLP over HTTP. Without it nothing is traced.
+    pub(crate) traces: Option<At<Traces>>,
+}
+
+/// Traces of requests, exported by OTLP over HTTP.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Traces {
+    /// Where a collector listens: a plain `http` URL. Required; spans go to `/v1/traces` below it.
+    pub(crate) endpoint: Option<At<UrlText>>,
+    /// How many of the requests are traced. What a trusted proxy has decided for a request goes before it.
+    #[schemars(extend("default" = show_share(DEFAULT_SHARE)))]
+    pub(crate) share: Option<At<ShareText>>,
 }
 
 /// What is known of the requests of one method and path.
@@ -106,6 +131,22 @@ pub(crate) struct Gateway {
 pub(crate) struct Route {
     /// What it must meet, with the keys of `flow.<name>.objective`. Without it: what the flows must meet whose steps it fits, the strictest of each.
     pub(crate) objective: Option<Objective>,
+    /// Whether a GET (and HEAD) that is answered with 404 is asked of the stamp before as well, so that an open page
+    /// of the release before still finds its assets: `true`, while that stamp runs (`release.keep_old`);
+    /// `{ files = "public" }`, afterwards too: the path is then looked up in this folder of its artifact.
+    pub(crate) previous_stamp: Option<At<PreviousStamp>>,
+    /// For POST, PUT, PATCH and DELETE: requests are on disk before they are answered, and delivered when the service
+    /// can take them. `true`, or a table with what is not as it is by default; `false` turns it off, for an environment.
+    pub(crate) queue: Option<At<Switch<QueuedRoute>>>,
+    /// Whether requests to a queued route need an `Idempotency-Key`; without one they then get 400.
+    #[schemars(extend("default" = "optional"))]
+    pub(crate) idempotency_key: Option<At<KeyUse>>,
+    /// Whose key it is: a field, a cookie, or a claim of the JWT in `Authorization: Bearer`. It must stay the same when
+    /// a token is refreshed. Without it keys are the route's, and with other credentials than the first time (the
+    /// `Authorization` field) a key gets 422.
+    pub(crate) principal: Option<At<PrincipalText>>,
+    /// The saga that is carried out for a request to a queued route, instead of sending it to the service.
+    pub(crate) saga: Option<At<Name>>,
 }
 
 /// The limits of a request.

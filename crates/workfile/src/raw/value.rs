@@ -170,6 +170,20 @@ text!(
     "cookie:session"
 );
 text!(
+    /// Where a request says whose it is.
+    PrincipalText,
+    "field, cookie or claim",
+    "^((header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+|claim:.+)$",
+    "header:authorization"
+);
+text!(
+    /// A component and a path on it.
+    CallText,
+    "component and path",
+    "^[a-z][a-z0-9-]{0,62}:/",
+    "payments:/charges"
+);
+text!(
     /// An absolute URL.
     UrlText,
     "URL",

@@ -1,7 +1,9 @@
 //! The shop as its customers and operators meet it: real processes, real sockets, real files, real servers.
 
+mod desk;
 mod mailer;
 mod migrations;
+mod mishaps;
 mod openapi;
 mod orders;
 mod outages;

@@ -82,6 +82,14 @@ async fn a_label_is_made_and_taken_back() {
         assert_eq!(send(shipping.address(), "DELETE", &path, &[], "").await.status, 204);
     }
     assert_eq!(shipping.get("/labels?order=7").await.json(), json!({ "items": [] }));
+    // A reference of the customer's own is another way to find them.
+    let label = post(&shipping, "/labels", None, &json!({ "order": 8, "ref": "r" })).await;
+    assert_eq!((label.status.as_u16(), &label.json()["ref"]), (201, &json!("r")));
+    assert_eq!(shipping.get("/labels?ref=r").await.json(), json!({ "items": [label.json()] }));
+    for path in ["/labels", "/labels?order=8&ref=r"] {
+        shipping.get(path).await.problem(400);
+    }
+    post(&shipping, "/labels", None, &json!({ "order": 8, "ref": "" })).await.problem(422);
     send(shipping.address(), "DELETE", "/labels/99", &[], "").await.problem(404);
 }
 

@@ -80,8 +80,18 @@ impl Moment {
         self.span += next.span;
         self.state.clone_from(&next.state);
         self.weight = next.weight;
-        let LedgerCounts { active, candidate, errors, retried, shed, cut, failed, client_gone, refused } =
-            next.counts;
+        let LedgerCounts {
+            active,
+            candidate,
+            errors,
+            retried,
+            shed,
+            cut,
+            failed,
+            client_gone,
+            refused,
+            held,
+        } = next.counts;
         let sum = &mut self.counts;
         sum.active += active;
         sum.candidate += candidate;
@@ -92,6 +102,7 @@ impl Moment {
         sum.failed += failed;
         sum.client_gone += client_gone;
         sum.refused += refused;
+        sum.held += held;
         let higher = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
         self.active_p95_ms = higher(self.active_p95_ms, next.active_p95_ms);
         self.candidate_p95_ms = higher(self.candidate_p95_ms, next.candidate_p95_ms);

@@ -1,11 +1,15 @@
-//! `release --plan`: the states a release would go through, with what they do and how long they last.
+//! `release --plan`: the states a release would go through, with what they do and how long they last, and whether the
+//! machine has room for it.
 
 use crate::command::show::agent_status;
 use crate::environment::Found;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::Output;
-use api::operator::ReleaseRequest;
+use api::client::CallError;
+use api::operator::{Check, Plan, ReleaseRequest};
+use http::Method;
 use model::machine::Course;
+use model::verdict::Verdict;
 use model::workload::Configuration;
 use std::process::ExitCode;
 
@@ -15,7 +19,7 @@ struct Step {
     text: String,
 }
 
-/// Prints the plan of a release, and asks for nothing.
+/// Prints the plan of a release, and asks for nothing. Exit code 1: the release would be refused.
 pub(super) async fn show(
     found: &Found,
     request: &ReleaseRequest,
@@ -24,12 +28,38 @@ pub(super) async fn show(
     let active = agent_status(found, output).await?.active;
     let course = Course::of(&request.configuration, active.is_some(), request.rehearse);
     let steps = steps(&course, &request.configuration);
-    let lines: Vec<String> = steps.iter().map(|step| format!("{:20} {}", step.state, step.text)).collect();
+    // An agent of before this version does not know of plans; what it refuses is said when it is asked for a release.
+    let plan: Option<Plan> = match found.patient_agent().call(Method::POST, "/v1/plan", request).await {
+        Ok(plan) => Some(plan),
+        Err(CallError::NoAnswer { .. }) => None,
+        Err(error @ (CallError::NotThere { .. } | CallError::Refused(_))) => return Err(error.into()),
+    };
+    let checks = plan.as_ref().map_or(&[][..], |plan| plan.checks.as_slice());
+    let mut lines: Vec<String> =
+        steps.iter().map(|step| format!("{:20} {}", step.state, step.text)).collect();
+    lines.extend(checks.iter().map(line));
+    if plan.is_none() {
+        lines.push(format!("{:20} the agent does not say whether there is room", "?"));
+    }
     let json: Vec<_> =
         steps.iter().map(|step| serde_json::json!({ "state": step.state, "text": step.text })).collect();
-    output.data(lines.join("\n"), &serde_json::json!({ "plan": json }));
+    output.data(lines.join("\n"), &serde_json::json!({ "plan": json, "checks": checks }));
+    if checks.iter().any(|check| check.verdict == Verdict::Fail) {
+        output.next(&[("see what runs", format!("mainstay status {}", found.name))]);
+        return Ok(Exit::Verdict.code());
+    }
     output.next(&[("do it", format!("mainstay release {}", found.name))]);
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was looked at, in one line.
+fn line(check: &Check) -> String {
+    let word = match check.verdict {
+        Verdict::Pass => "fits",
+        Verdict::Fail => "does not fit",
+        Verdict::Inconclusive | Verdict::Invalid => "note",
+    };
+    format!("{word:20} {}", check.text)
 }
 
 fn steps(course: &Course, configuration: &Configuration) -> Vec<Step> {

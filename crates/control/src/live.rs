@@ -1,0 +1,333 @@
+//! Whether instances that run still answer: live probes, and who is started again because of them.
+//!
+//! Each instance is asked by its own supervisor, one question at a time, so one that hangs delays nobody and nothing
+//! piles up. What they find is laid together here, per service of a stamp. An instance that has failed
+//! [`FAILURES_LIMIT`] times in a row is *failing*. It is taken out and started again only when another instance of
+//! its service has answered a question that was asked after its own failures had begun: what brings all of them down
+//! together, such as a database that is away, is no reason to start any of them again, and when the first one answers
+//! again the failures of the others are forgotten. One of a stamp is started again at a time.
+//!
+//! An instance that is started again because of its probe has not crashed: a candidate's does not take its users
+//! back. One that does not get ready after that has, as any that ends without being asked to.
+
+use crate::instance::{Phase, Plan, View, Want};
+use model::away::Live;
+use model::name::{ComponentName, InstanceId};
+use model::workload::Service;
+use runtime::Instance;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// Failures in a row after which an instance is failing.
+pub(crate) const FAILURES_LIMIT: u32 = 3;
+
+/// What the last probes of an instance say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    /// Nothing yet: it is not there, was not asked since it became ready, or has failed less than
+    /// [`FAILURES_LIMIT`] times.
+    Open,
+    /// It has answered the last question, asked then.
+    Well { asked: Instant },
+    /// It has failed since the question that was asked then.
+    Failing { since: Instant },
+}
+
+/// What is to become of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It gets requests.
+    Serves,
+    /// It gets none, and another one of its stamp is being started again.
+    Waits,
+    /// It is to be started again.
+    Goes,
+}
+
+/// The health of a stamp's instances.
+#[derive(Debug, Default)]
+struct Vitals {
+    /// By index.
+    services: BTreeMap<ComponentName, Vec<Health>>,
+    /// The one that is being started again.
+    turn: Option<InstanceId>,
+    /// Services of which every instance has failed, and none has answered since.
+    together: BTreeSet<ComponentName>,
+    /// When that ended last. Questions that were asked before are no one's fault.
+    excused: BTreeMap<ComponentName, Instant>,
+}
+
+/// The health of a stamp's instances, shared by their supervisors.
+#[derive(Debug)]
+pub(crate) struct Ward(watch::Sender<Vitals>);
+
+impl Vitals {
+    fn fate(&self, id: &InstanceId) -> Fate {
+        let Some(all) = self.services.get(&id.component) else { return Fate::Serves };
+        let Some(Health::Failing { since }) = all.get(id.index as usize).copied() else {
+            return Fate::Serves;
+        };
+        let outlives = |other: &Health| matches!(other, Health::Well { asked } if *asked > since);
+        if !all.iter().any(outlives) {
+            return Fate::Serves;
+        }
+        match &self.turn {
+            Some(other) if other != id => Fate::Waits,
+            Some(_) | None => Fate::Goes,
+        }
+    }
+
+    /// Notes what was found; whether that is news. Says once when all fail, and when they no longer do.
+    fn set(&mut self, id: &InstanceId, health: Health) -> bool {
+        let (stamp, service) = (id.stamp, &id.component);
+        let Some(all) = self.services.get_mut(service) else { return false };
+        let Some(known) = all.get_mut(id.index as usize) else { return false };
+        let news = std::mem::replace(known, health) != health;
+        let failing = |health: &Health| matches!(health, Health::Failing { .. });
+        if matches!(health, Health::Well { .. }) && self.together.remove(service) {
+            tracing::info!(%stamp, %service, "an instance answers its live probe again");
+            all.iter_mut().filter(|health| failing(health)).for_each(|health| *health = Health::Open);
+            self.excused.insert(service.clone(), Instant::now());
+        } else if all.iter().all(failing) && self.together.insert(service.clone()) {
+            tracing::warn!(
+                %stamp, %service,
+                "every instance fails its live probe: none is started again, and all keep serving"
+            );
+        }
+        news
+    }
+}
+
+impl Ward {
+    /// For a stamp with these services.
+    pub(crate) fn of(services: &BTreeMap<ComponentName, Service>) -> Self {
+        let probed = services.iter().filter(|(_, service)| service.live.is_some());
+        let open = |(name, service): (&ComponentName, &Service)| {
+            (name.clone(), vec![Health::Open; service.instances as usize])
+        };
+        Self(watch::Sender::new(Vitals { services: probed.map(open).collect(), ..Vitals::default() }))
+    }
+
+    /// Services of which every instance fails.
+    pub(crate) fn all_failing(&self) -> Vec<ComponentName> {
+        self.0.borrow().together.iter().cloned().collect()
+    }
+
+    /// It is ready, after having been started again or not: another one may be.
+    pub(crate) fn ready(&self, id: &InstanceId) {
+        self.0.send_if_modified(|vitals| vitals.turn.take_if(|turn| turn == id).is_some());
+    }
+
+    /// It is not there.
+    pub(crate) fn away(&self, id: &InstanceId) {
+        self.ready(id);
+        self.set(id, Health::Open);
+    }
+
+    fn set(&self, id: &InstanceId, health: Health) {
+        self.0.send_if_modified(|vitals| vitals.set(id, health));
+    }
+
+    fn excused(&self, component: &ComponentName) -> Option<Instant> {
+        self.0.borrow().excused.get(component).copied()
+    }
+
+    /// What is to become of it; [`Fate::Goes`] takes the turn.
+    fn fate(&self, id: &InstanceId) -> Fate {
+        let fate = self.0.borrow().fate(id);
+        if fate != Fate::Goes {
+            return fate;
+        }
+        let mut fate = fate;
+        self.0.send_if_modified(|vitals| {
+            fate = vitals.fate(id);
+            let takes = fate == Fate::Goes && vitals.turn.is_none();
+            if takes {
+                vitals.turn = Some(id.clone());
+            }
+            takes
+        });
+        fate
+    }
+}
+
+/// Until the instance, which listens at `address`, no longer answers its live probe while others do: then it gets no
+/// more requests, and those it has may end. Says why. Cancel-safe; whoever drops it says [`Ward::away`] when the
+/// instance has gone.
+pub(crate) async fn failed(
+    plan: &Plan,
+    instance: &Instance,
+    address: Option<SocketAddr>,
+    mut want: watch::Receiver<Want>,
+    publish: &impl Fn(&dyn Fn(&mut View)),
+) -> String {
+    // One that is to be stopped soon would not be started again.
+    let wanted = want.wait_for(|want| *want == Want::Run).await.is_ok();
+    let (Some(live), Some(address), true) = (&plan.service.live, address, wanted) else {
+        return std::future::pending().await;
+    };
+    let text = goes(plan, live, address, |failing, fate| {
+        publish(&|view| {
+            view.failing = failing.map(str::to_owned);
+            view.phase = match (fate, view.phase) {
+                (Fate::Waits | Fate::Goes, Phase::Ready(_)) => Phase::Failing,
+                (Fate::Serves, Phase::Failing) => Phase::Ready(address),
+                (_, phase) => phase,
+            };
+        });
+    })
+    .await;
+    publish(&|view| {
+        view.phase = Phase::Failing;
+        view.failing = Some(text.clone());
+    });
+    let pid = instance.running().process.pid;
+    plan.surroundings.router.let_go(&plan.id, pid, plan.service.drain_timeout).await;
+    text
+}
+
+/// An instance was stopped because it failed its live probe, and is started again at once.
+pub(crate) fn replace(plan: &Plan, text: &str, publish: &impl Fn(&dyn Fn(&mut View))) {
+    tracing::warn!(instance = %plan.id, "{text}: it is started again");
+    plan.ward.set(&plan.id, Health::Open);
+    publish(&|view| {
+        view.phase = Phase::Starting;
+        view.pid = None;
+        view.failing = None;
+        view.replaced += 1;
+        view.last_exit = Some(text.to_owned());
+    });
+}
+
+/// Asks a ready instance for as long as it may live, and returns why it is to be started again. `told` hears why the
+/// probe fails and what becomes of the instance, when that changes.
+async fn goes(
+    plan: &Plan,
+    live: &Live,
+    address: SocketAddr,
+    mut told: impl FnMut(Option<&str>, Fate),
+) -> String {
+    let (ward, id) = (&plan.ward, &plan.id);
+    let mut others = ward.0.subscribe();
+    let (mut failures, mut since) = (0_u32, Instant::now());
+    let mut last: Option<(Option<String>, Fate)> = None;
+    loop {
+        let asked = Instant::now();
+        let failing = match runtime::alive(address, &live.get, live.timeout).await {
+            Ok(()) => {
+                failures = 0;
+                ward.set(id, Health::Well { asked });
+                None
+            }
+            Err(why) => {
+                let excused = ward.excused(&id.component).is_some_and(|at| since < at);
+                if failures == 0 || excused {
+                    (failures, since) = (0, asked);
+                }
+                failures = failures.saturating_add(1);
+                let failing = failures >= FAILURES_LIMIT;
+                ward.set(id, if failing { Health::Failing { since } } else { Health::Open });
+                failing.then(|| format!("fails its live probe: GET {}: it {why}", live.get))
+            }
+        };
+        // Whatever it took, the next question is asked no sooner than the instance could catch its breath.
+        let next = (asked + live.every).max(Instant::now());
+        loop {
+            let fate = ward.fate(id);
+            if let (Fate::Goes, Some(why)) = (fate, &failing) {
+                return why.clone();
+            }
+            let found = (failing.clone(), fate);
+            if last.as_ref() != Some(&found) {
+                told(found.0.as_deref(), fate);
+                last = Some(found);
+            }
+            tokio::select! {
+                () = sleep_until(next) => break,
+                changed = others.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::name::StampId;
+    use std::time::Duration;
+
+    fn id(index: u32) -> InstanceId {
+        InstanceId { stamp: StampId(1), component: ComponentName::new("api").unwrap(), index }
+    }
+
+    /// `.` open, `w3` well and asked at 3 s, `f2` failing since 2 s.
+    fn vitals(healths: &str, turn: Option<u32>) -> Vitals {
+        let zero = Instant::now();
+        let at = |text: &str| zero + Duration::from_secs(text.parse().unwrap());
+        let health = |word: &str| match word.split_at(1) {
+            ("w", seconds) => Health::Well { asked: at(seconds) },
+            ("f", seconds) => Health::Failing { since: at(seconds) },
+            _ => Health::Open,
+        };
+        let all = healths.split(' ').map(health).collect();
+        let services = BTreeMap::from([(id(0).component, all)]);
+        Vitals { services, turn: turn.map(id), ..Vitals::default() }
+    }
+
+    #[test]
+    fn one_is_started_again_when_another_has_answered_since() {
+        for (healths, turn, fate) in [
+            ("w9 w9", None, Fate::Serves),
+            (". w9", None, Fate::Serves),
+            ("f2 w3", None, Fate::Goes),
+            ("f2 w3", Some(0), Fate::Goes),
+            // It answered before the first one began to fail, and may fail just as well.
+            ("f2 w2", None, Fate::Serves),
+            ("f2 w1", None, Fate::Serves),
+            // It has failed meanwhile, is starting, or has not answered yet.
+            ("f2 .", None, Fate::Serves),
+            ("f2 f3", None, Fate::Serves),
+            ("f2", None, Fate::Serves),
+            ("f2 f3 f4", None, Fate::Serves),
+            // One at a time.
+            ("f2 f3 w9", None, Fate::Goes),
+            ("f2 . w9", Some(1), Fate::Waits),
+            ("f2 f3 f4", Some(1), Fate::Serves),
+        ] {
+            assert_eq!(vitals(healths, turn).fate(&id(0)), fate, "{healths} {turn:?}");
+        }
+    }
+
+    #[test]
+    fn what_all_have_failed_together_is_held_against_none() {
+        let ward = Ward(watch::Sender::new(vitals("f1 .", None)));
+        assert!(ward.all_failing().is_empty());
+        let since = Instant::now();
+        ward.set(&id(1), Health::Failing { since });
+        assert_eq!(ward.all_failing(), [id(0).component]);
+        // One that ends by itself and begins again has not answered yet.
+        ward.away(&id(1));
+        assert_eq!(ward.all_failing(), [id(0).component]);
+        ward.set(&id(1), Health::Well { asked: since + Duration::from_secs(60) });
+        assert!(ward.all_failing().is_empty());
+        assert_eq!(ward.fate(&id(0)), Fate::Serves, "its failures are forgotten");
+        assert!(ward.excused(&id(0).component).is_some_and(|at| at >= since));
+        ward.set(&id(0), Health::Failing { since });
+        assert_eq!(ward.fate(&id(0)), Fate::Goes, "new ones are not");
+    }
+
+    #[test]
+    fn the_turn_goes_on_when_the_one_who_has_it_is_ready_or_gone() {
+        let ward = Ward(watch::Sender::new(vitals("f2 f2 w9", None)));
+        assert_eq!(ward.fate(&id(1)), Fate::Goes);
+        assert_eq!(ward.fate(&id(0)), Fate::Waits);
+        ward.ready(&id(2));
+        assert_eq!(ward.fate(&id(0)), Fate::Waits, "another one being ready changes nothing");
+        ward.away(&id(1));
+        assert_eq!(ward.fate(&id(0)), Fate::Goes);
+        ward.ready(&id(0));
+        assert_eq!(ward.0.borrow().turn, None);
+    }
+}

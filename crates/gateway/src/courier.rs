@@ -1,0 +1,167 @@
+//! The courier: the one thread that makes all deliveries of the environment's queue.
+//!
+//! It takes what may be sent from [`queue::Queue::next`], each call in a task of its own, and says what came of it.
+//! What is retried, in which order and how fast is the queue's business; whom a call goes to is decided here, by the
+//! table as it is then: a job goes to the stamp that would serve its user now.
+//!
+//! Deliveries are measured like users' requests, in cells of the courier's own, so that a gate and the guard see the
+//! errors of queued routes; the worker that took the request on measures nothing.
+
+mod external;
+mod line;
+
+mod delivery;
+mod way;
+
+pub(crate) use external::External;
+
+use crate::clock::monotonic_ms;
+use crate::ids::Random;
+use crate::limits::TICK;
+use crate::lines::{Bundle, Lines};
+use crate::measures::Outcome;
+use crate::metrics::Counts;
+use crate::routes::{Routes, Target};
+use crate::worker::Shared;
+use model::name::StampId;
+use queue::{Call, Queue};
+use std::cell::RefCell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How often the queue is told to look after itself.
+const TEND: Duration = Duration::from_secs(1);
+
+/// What deliveries share. They never leave the courier's thread.
+pub(crate) struct Courier {
+    shared: Arc<Shared>,
+    queue: Queue,
+    /// Which cells are the courier's.
+    index: usize,
+    idle: RefCell<line::Lines>,
+    lines: RefCell<Lines>,
+    random: Random,
+}
+
+/// How far the end of the gateway is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum End {
+    /// It serves.
+    No,
+    /// No further call is taken; those in flight may end.
+    Drain,
+    /// What is in flight is cut: its jobs find out at the next start what became of it.
+    Cut,
+}
+
+impl Courier {
+    pub(crate) fn new(shared: Arc<Shared>, queue: Queue, lines: SyncSender<Bundle>, seed: u64) -> Rc<Self> {
+        // The cells after those of the workers.
+        let index = shared.metrics.workers.len() - 1;
+        Rc::new(Self {
+            shared,
+            queue,
+            index,
+            idle: RefCell::default(),
+            lines: RefCell::new(Lines::new(lines)),
+            random: Random::new(seed),
+        })
+    }
+
+    /// Delivers until the gateway drains, and what is in flight then has come to its end or is cut. Only in a local
+    /// runtime.
+    pub(crate) async fn work(self: Rc<Self>, end: watch::Receiver<End>) {
+        let mut calls = JoinSet::new();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tends = tokio::time::interval(TEND);
+        tends.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut next = pin!(self.queue.next());
+        let mut drains = pin!(reached(end.clone(), End::Drain));
+        loop {
+            tokio::select! {
+                () = &mut drains => break,
+                call = &mut next => {
+                    calls.spawn_local(Rc::clone(&self).deliver(call));
+                    next.set(self.queue.next());
+                }
+                Some(ended) = calls.join_next() => abort_on_panic(ended),
+                _ = ticks.tick() => self.tick(),
+                _ = tends.tick() => self.queue.tend(),
+            }
+        }
+        let mut cut = pin!(reached(end.clone(), End::Cut));
+        while !calls.is_empty() {
+            tokio::select! {
+                () = &mut cut => break,
+                Some(ended) = calls.join_next() => abort_on_panic(ended),
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+        drop(calls);
+        self.tick();
+    }
+
+    async fn deliver(self: Rc<Self>, call: Call) {
+        delivery::deliver(&self, call).await;
+    }
+
+    fn with_routes<T>(&self, look: impl FnOnce(&Routes) -> T) -> T {
+        look(&self.shared.routes.load())
+    }
+
+    fn counts(&self) -> &Counts {
+        &self.shared.metrics.workers[self.index]
+    }
+
+    /// What is done every [`TICK`]: idle connections, access lines.
+    fn tick(&self) {
+        self.with_routes(|routes| {
+            self.idle.borrow_mut().sweep(monotonic_ms(), |key| routes.delivers_to(key));
+        });
+        self.lines.borrow_mut().hand_over(self.counts());
+    }
+
+    /// An instance of this stamp did not take a connection, or there was none to ask.
+    fn connect_failed(&self, target: &Target) {
+        target.counts.workers[self.index].connect_failures.add(1);
+        self.look_after(target.slot.stamp);
+    }
+
+    /// A delivery came to an end on this stamp. `class`: of its answer's status.
+    fn record(&self, target: &Target, route: u16, class: usize, outcome: Outcome) {
+        target.routes.record(self.index, route, outcome);
+        let cells = &target.counts.workers[self.index];
+        cells.classes[class].add(1);
+        cells.requests.add(1);
+        if outcome.error {
+            cells.errors.add(1);
+            self.look_after(target.slot.stamp);
+        }
+    }
+
+    /// Users who are taken from a stamp need not wait for it.
+    fn look_after(&self, stamp: StampId) {
+        if self.with_routes(|routes| routes.look_after(stamp)) {
+            self.shared.waiting.wake();
+        }
+    }
+}
+
+/// Returns once the end of the gateway is that far, or nobody is left to say.
+async fn reached(mut end: watch::Receiver<End>, far: End) {
+    // An error says that the sender is gone, and with it the gateway.
+    let _ = end.wait_for(|end| *end >= far).await;
+}
+
+/// tokio would keep a delivery's panic to itself, and its job under way for ever. The keeper starts another gateway.
+fn abort_on_panic(ended: Result<(), tokio::task::JoinError>) {
+    if ended.is_err_and(|cause| cause.is_panic()) {
+        std::process::abort();
+    }
+}

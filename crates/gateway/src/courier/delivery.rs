@@ -1,0 +1,421 @@
+//! One delivery: from a call to what came of it.
+//!
+//! What surely was not sent may go anywhere, as for requests that are forwarded: to another instance, to the stamp
+//! that takes over from one that retires, and to the active stamp if the candidate has no instance that takes it. What
+//! may have been sent is never sent again here: that is the queue's decision.
+
+use crate::choice::Choice;
+use crate::clock::monotonic_ms;
+use crate::components::{Component, Remote};
+use crate::courier::Courier;
+use crate::courier::line::{Failure, Gathered, Line, keep, late};
+use crate::courier::way::Way;
+use crate::door;
+use crate::fault::{Fault, Refusal};
+use crate::fields;
+use crate::limits::{CONNECT_TRIES, UNSENT_TRIES};
+use crate::measures::Outcome;
+use crate::queued::{due, sent};
+use crate::routes::{self, Instance, Target};
+use bytes::Bytes;
+use http::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::{Request, Uri};
+use http_body_util::Full;
+use queue::{Answer, Call, CallOutcome, Upstream};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::net::TcpStream;
+
+/// What is known of a delivery while it is under way.
+struct Trip<'a> {
+    courier: &'a Courier,
+    call: &'a Call,
+    choice: Choice,
+    fields: HeaderMap,
+    began: Instant,
+    /// None: before a stamp was found, and for externals.
+    way: Option<Way>,
+    /// A request was given to a connection, and not handed back.
+    sent: bool,
+}
+
+/// What was tried for one delivery.
+#[derive(Default)]
+struct Tries {
+    /// Positions of instances that did not take a connection.
+    unreachable: Vec<usize>,
+    connects: u32,
+    /// Connections that turned out to be closed.
+    handed_back: u32,
+}
+
+/// How a delivery ended.
+enum Came {
+    /// With an answer, on a connection that leads to what has this key.
+    Answered(Box<Gathered>, Line, u64),
+    /// Nothing was sent.
+    NotSent(Fault, String),
+    /// Something may have been received.
+    Unanswered(String),
+}
+
+/// Makes one call and reports it. Dropped before it is ready, it is not reported: then its job finds out at the next
+/// start.
+pub(super) async fn deliver(courier: &Courier, call: Call) {
+    let mut fields = sent::fields(&call);
+    let wish = door::recall(&mut fields);
+    let choice = Choice::later(call.user, wish);
+    let began = Instant::now();
+    let mut trip = Trip { courier, call: &call, choice, fields, began, way: None, sent: false };
+    let came = match tokio::time::timeout(call.timeout, trip.go()).await {
+        Ok(came) => came,
+        Err(_) if trip.sent => Came::Unanswered(format!("no whole answer within {:?}", call.timeout)),
+        Err(_) => Came::NotSent(Fault::ConnectFailed, format!("no connection within {:?}", call.timeout)),
+    };
+    trip.note(&came);
+    let target = trip.way.as_ref().map(|way| Arc::clone(&way.target));
+    let settings = target.as_ref().and_then(|target| target.queued.named(&call.route));
+    let wished = !trip.choice.wish.is_none();
+    // What waits for the stamp to be left need not wait for the queue.
+    drop(trip);
+    let (outcome, line) = match came {
+        Came::Answered(gathered, line, key) => {
+            let line = (!gathered.cut).then_some((line, key));
+            (answered(*gathered), line)
+        }
+        // Who asked for a stamp by name does not want to wait for one of that name.
+        Came::NotSent(Fault::NoCandidate | Fault::NoInstance, why) if wished => (nobody(&why), None),
+        Came::NotSent(_, why) => (CallOutcome::NotSent { why }, None),
+        Came::Unanswered(why) => (CallOutcome::Unanswered { why }, None),
+    };
+    courier.queue.report(call.id, outcome, settings.map(|queued| &*queued.settings));
+    if let Some((line, key)) = line {
+        keep(&courier.idle, key, line, monotonic_ms).await;
+    }
+}
+
+fn answered(gathered: Gathered) -> CallOutcome {
+    let Gathered { mut head, body, cut, .. } = gathered;
+    let retry_after = head.headers.get(RETRY_AFTER).and_then(|value| due::delay(value, SystemTime::now()));
+    fields::response(&mut head.headers);
+    let fields = sent::listed(&head.headers);
+    let answer = Answer { status: head.status.as_u16(), fields, body, truncated: cut };
+    CallOutcome::Answered { answer, retry_after }
+}
+
+/// The answer to a job that may only go where nobody is.
+fn nobody(why: &str) -> CallOutcome {
+    let problem = serde_json::json!({
+        "type": "urn:mainstay:problem:no-candidate",
+        "title": "There is no candidate",
+        "status": 404,
+        "detail": why,
+    });
+    let kind = (Bytes::from_static(b"content-type"), Bytes::from_static(b"application/problem+json"));
+    let answer =
+        Answer { status: 404, fields: vec![kind], body: problem.to_string().into(), truncated: false };
+    CallOutcome::Answered { answer, retry_after: None }
+}
+
+impl Trip<'_> {
+    async fn go(&mut self) -> Came {
+        let mut tries = Tries::default();
+        let mut request = self.request(&self.call.path_and_query);
+        if let Err(refusal) = self.claim() {
+            return not_sent(refusal);
+        }
+        loop {
+            let (mut line, key) = match self.connection(&mut tries).await {
+                Ok(Reached::Instance(line, key)) => (line, key),
+                Ok(Reached::External(remote)) => return self.to_external(&remote).await,
+                Err(came) => return came,
+            };
+            let way = self.way.as_ref().expect("an instance is held under a claim");
+            if !request.headers().contains_key(HOST) {
+                // Only HTTP/1.0 may come without, and HTTP/1.1 may not go without.
+                let address = way.instance().map(|instance| instance.address.to_string());
+                let address = HeaderValue::try_from(address.unwrap_or_default());
+                request.headers_mut().insert(HOST, address.expect("an address is visible ASCII"));
+            }
+            way.target.slot.dispatched();
+            self.sent = true;
+            match line.exchange(request).await {
+                Ok(gathered) => {
+                    let (target, failed) = (Arc::clone(&way.target), gathered.head.status.is_server_error());
+                    if let (Some(instance), Ok(among)) = (way.instance(), self.instances(&target)) {
+                        routes::answered(among, instance, failed, monotonic_ms());
+                    }
+                    return Came::Answered(Box::new(gathered), line, key);
+                }
+                Err(Failure::Unsent(unsent)) if tries.handed_back < UNSENT_TRIES => {
+                    self.sent = false;
+                    tries.handed_back += 1;
+                    request = *unsent;
+                }
+                Err(Failure::Unsent(_)) => {
+                    self.sent = false;
+                    let why = "every connection was closed before it was used".to_owned();
+                    return Came::NotSent(Fault::UpstreamCut, why);
+                }
+                Err(Failure::Unknown(why)) => return Came::Unanswered(why),
+            }
+        }
+    }
+
+    fn claim(&mut self) -> Result<(), Refusal> {
+        self.way = None;
+        self.way = Some(Way::claim(self.courier, &self.choice)?);
+        Ok(())
+    }
+
+    fn request(&self, path_and_query: &str) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(self.call.body.clone()));
+        *request.method_mut() = sent::method(self.call.method);
+        *request.uri_mut() = path_and_query.parse().unwrap_or_else(|_| Uri::from_static("/"));
+        request.headers_mut().clone_from(&self.fields);
+        request
+    }
+
+    /// Whom the call is for, on a stamp.
+    fn instances<'t>(&self, target: &'t Target) -> Result<&'t [Arc<Instance>], Whom<'t>> {
+        let name = match &self.call.to {
+            Upstream::Default => return Ok(&target.instances),
+            Upstream::Component(name) if *name == target.settings.default => return Ok(&target.instances),
+            Upstream::Component(name) => name,
+        };
+        match target.components.get(name) {
+            Some(Component::Service(instances)) => Ok(instances),
+            Some(Component::External(remote)) => Err(Whom::External(remote)),
+            Some(Component::Unusable(why)) => Err(Whom::Nobody(format!("{name} cannot be called: {why}"))),
+            None => Err(Whom::Nobody(format!("the release {} has no component {name}", target.name))),
+        }
+    }
+
+    /// A connection to an instance of the claimed stamp: an idle one, or a new one. If the job is another stamp's by
+    /// the time there is one, that stamp is claimed instead.
+    async fn connection(&mut self, tries: &mut Tries) -> Result<Reached, Came> {
+        loop {
+            let way = self.way.as_mut().expect("a delivery is made under a claim");
+            let target = Arc::clone(&way.target);
+            let instances = match self.instances(&target) {
+                Ok(instances) => instances,
+                Err(Whom::External(remote)) => return Ok(Reached::External(Arc::clone(remote))),
+                Err(Whom::Nobody(why)) => return Err(Came::NotSent(Fault::NoInstance, why)),
+            };
+            let Some(instance) = self.hold(&target, instances, tries)? else {
+                self.fail(&target);
+                self.elsewhere(tries, || {
+                    Refusal::new(Fault::NoReadyInstance, "the release has no ready instance")
+                })?;
+                continue;
+            };
+            if let Some(line) = self.courier.idle.borrow_mut().take(instance.key) {
+                return Ok(Reached::Instance(line, instance.key));
+            }
+            let connected = connect(&instance, target.settings.limits.connect_timeout).await;
+            let left = self.way.as_ref().is_none_or(|way| way.is_left(self.courier, &self.choice));
+            match connected {
+                // Nothing was sent yet, so the job belongs to whoever serves now.
+                Ok(_) if left => self.claim_again(tries).map_err(not_sent)?,
+                Ok(line) => return Ok(Reached::Instance(line, instance.key)),
+                Err(cause) => {
+                    instance.eject(monotonic_ms());
+                    tries.unreachable.extend(instances.iter().position(|other| other.key == instance.key));
+                    tries.connects += 1;
+                    tracing::debug!(instance = instance.index, address = %instance.address, %cause, "no connection");
+                    self.fail(&target);
+                    let others = tries.unreachable.len() < instances.len();
+                    let pinned = self.choice.wish.instance.is_some();
+                    if left || !others || pinned || tries.connects >= CONNECT_TRIES {
+                        self.elsewhere(tries, || {
+                            Refusal::new(Fault::ConnectFailed, format!("no instance takes a connection: {cause}"))
+                        })?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Claims the stamp that has the job by now, or the active one in place of a candidate that was chosen by weight.
+    /// Once at most for a stamp that goes on having it.
+    fn elsewhere(&mut self, tries: &mut Tries, why: impl FnOnce() -> Refusal) -> Result<(), Came> {
+        let way = self.way.as_ref().expect("a delivery is made under a claim");
+        if !way.is_left(self.courier, &self.choice) {
+            if !way.by_weight {
+                return Err(not_sent(why()));
+            }
+            self.choice.divert();
+            tries.connects = 0;
+        }
+        self.claim_again(tries).map_err(not_sent)
+    }
+
+    fn claim_again(&mut self, tries: &mut Tries) -> Result<(), Refusal> {
+        tries.unreachable.clear();
+        self.claim()
+    }
+
+    fn fail(&self, target: &Target) {
+        if self.choice.wish.is_none() {
+            self.courier.connect_failed(target);
+        }
+    }
+
+    /// Holds the best instance that has room. None: there is none but those that take no connection.
+    fn hold(
+        &mut self,
+        target: &Target,
+        instances: &[Arc<Instance>],
+        tries: &Tries,
+    ) -> Result<Option<Arc<Instance>>, Came> {
+        let (limit, pinned) = (target.settings.limits.in_flight, self.choice.wish.instance);
+        let random = || self.courier.random.next();
+        let mut passed = tries.unreachable.clone();
+        let mut full = false;
+        let way = self.way.as_mut().expect("a delivery is made under a claim");
+        while let Some(place) = routes::choose(instances, monotonic_ms(), pinned, &passed, random) {
+            if way.hold(&instances[place], limit) {
+                return Ok(Some(Arc::clone(&instances[place])));
+            }
+            full = true;
+            passed.push(place);
+        }
+        if full {
+            let why = format!("every instance has {limit} requests in flight");
+            return Err(Came::NotSent(Fault::Overloaded, why));
+        }
+        Ok(None)
+    }
+
+    /// An external gets nothing that says who the client is: no credentials, no cookies, no addresses.
+    async fn to_external(&mut self, remote: &Remote) -> Came {
+        // It is nobody's stamp.
+        self.way = None;
+        sent::for_strangers(&mut self.fields);
+        self.fields.insert(HOST, remote.external.authority.clone());
+        let path = format!("{}{}", remote.external.prefix, self.call.path_and_query);
+        let mut request = self.request(&path);
+        for _ in 0..UNSENT_TRIES {
+            let idle = self.courier.idle.borrow_mut().take(remote.key);
+            let mut line = match idle {
+                Some(line) => line,
+                None => match remote.external.connect().await {
+                    Ok(line) => line,
+                    Err(cause) => return Came::NotSent(Fault::ConnectFailed, format!("no connection: {cause}")),
+                },
+            };
+            self.sent = true;
+            match line.exchange(request).await {
+                Ok(gathered) => return Came::Answered(Box::new(gathered), line, remote.key),
+                Err(Failure::Unknown(why)) => return Came::Unanswered(why),
+                Err(Failure::Unsent(unsent)) => {
+                    self.sent = false;
+                    request = *unsent;
+                }
+            }
+        }
+        Came::NotSent(Fault::UpstreamCut, "every connection was closed before it was used".to_owned())
+    }
+
+    /// Measures the delivery as a request of the stamp it went to, and writes its access line.
+    fn note(&self, came: &Came) {
+        let Some(way) = &self.way else { return self.log(came, None) };
+        let target = &way.target;
+        let route = match self.call.saga || self.call.probe {
+            true => target.routes.named(&self.call.route),
+            false => {
+                let path = self.call.path_and_query.split('?').next().unwrap_or_default();
+                target.routes.find(&sent::method(self.call.method), path)
+            }
+        };
+        self.log(came, Some((way, route)));
+        // What was asked for at the preview door is no user's, and a probe nobody's.
+        if !self.choice.wish.is_none() || self.call.probe {
+            return;
+        }
+        let (class, error, latency) = match came {
+            Came::Answered(gathered, _, _) => {
+                let status = gathered.head.status.as_u16();
+                (usize::from(status / 100).min(5), status >= 500, Some(gathered.head_at - self.began))
+            }
+            Came::NotSent(Fault::Overloaded, _) => (0, false, None),
+            Came::NotSent(_, _) | Came::Unanswered(_) => (0, true, None),
+        };
+        let latency_us = latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+        self.courier.record(target, route, class, Outcome { error, latency_us });
+    }
+
+    fn log(&self, came: &Came, way: Option<(&Way, u16)>) {
+        let logs = |routes: &routes::Routes| {
+            let target = routes.active.as_ref().or(routes.candidate.as_ref());
+            target.is_none_or(|target| target.settings.access_log)
+        };
+        if !self.courier.with_routes(logs) {
+            return;
+        }
+        let (status, bytes_out, error) = match came {
+            Came::Answered(gathered, _, _) => (gathered.head.status.as_u16(), gathered.body.len(), None),
+            Came::NotSent(fault, _) => (0, 0, Some(fault.label())),
+            Came::Unanswered(_) if self.began.elapsed() >= self.call.timeout => {
+                (0, 0, Some(Fault::Timeout.label()))
+            }
+            Came::Unanswered(_) => (0, 0, Some(Fault::UpstreamCut.label())),
+        };
+        let mut line = Vec::with_capacity(512);
+        let text = |name| self.fields.get(name).cloned().unwrap_or_else(|| HeaderValue::from_static(""));
+        crate::access::begin_delivery(
+            &mut line,
+            &text(fields::REQUEST_ID),
+            self.call.method.as_str(),
+            &text(HOST),
+            &self.call.path_and_query,
+        );
+        let what = if self.call.probe { "probe" } else { "delivery" };
+        crate::access::end(
+            &mut line,
+            &crate::access::End {
+                status,
+                bytes_in: self.call.body.len() as u64,
+                bytes_out: bytes_out as u64,
+                duration: self.began.elapsed(),
+                held: Duration::ZERO,
+                previous: false,
+                target: way.map(|(way, _)| &*way.target),
+                route: Some(&self.call.route),
+                instance: way.and_then(|(way, _)| way.instance()).map(|instance| instance.index),
+                attempts: self.call.attempt,
+                error,
+                job: Some((Some(self.call.job.0), what)),
+            },
+        );
+        self.courier.lines.borrow_mut().write(&line, self.courier.counts());
+    }
+}
+
+/// Who else a call can be for.
+enum Whom<'t> {
+    External(&'t Arc<Remote>),
+    Nobody(String),
+}
+
+/// What a call goes to.
+enum Reached {
+    /// Over this connection, which is kept by this key.
+    Instance(Line, u64),
+    External(Arc<Remote>),
+}
+
+fn not_sent(refusal: Refusal) -> Came {
+    Came::NotSent(refusal.fault, refusal.detail.into_owned())
+}
+
+async fn connect(instance: &Instance, limit: Duration) -> io::Result<Line> {
+    let connect = async {
+        let socket = TcpStream::connect(instance.address).await?;
+        // Small requests must not wait for an acknowledgement of what went before.
+        socket.set_nodelay(true)?;
+        Line::over(socket).await.map_err(io::Error::other)
+    };
+    tokio::time::timeout(limit, connect).await.map_err(|_| late(limit))?
+}

@@ -1,0 +1,234 @@
+//! The desk at which queued requests are taken on: the environment's queue, if it has one.
+//!
+//! An environment without queued routes has no file, no thread and no courier. The first table that queues, or a file
+//! that is there from before, opens the desk: on the courier's own thread, because reading a million jobs takes a
+//! second and forwarding must not wait for it. A queue that cannot be opened is tried again and again, so that
+//! `mainstay queue repair` is all that it takes; meanwhile its routes are refused, and forwarding goes on.
+
+pub(crate) mod metrics;
+
+use crate::courier::{Courier, End};
+use crate::fault::{Fault, Refusal};
+use crate::limits::{ACCEPT_TIME, DRAIN_GRACE, REOPEN_PAUSE};
+use crate::lines::Bundle;
+use crate::routes::Routes;
+use crate::worker::Shared;
+use model::queue::QueueLimits;
+use queue::{Clock, OpenError, Options, Queue};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use tokio::sync::watch;
+
+/// See the module.
+pub(crate) struct Desk {
+    path: PathBuf,
+    state: watch::Sender<State>,
+    end: watch::Sender<End>,
+    /// Whether deliveries are under way, or may come.
+    delivers: watch::Sender<bool>,
+    staff: Mutex<Staff>,
+    /// Bytes of bodies that are in memory and not on disk yet.
+    pub(crate) gathered: AtomicU64,
+}
+
+/// Whether there is a queue.
+#[derive(Debug, Clone)]
+pub(crate) enum State {
+    /// Nobody needs one.
+    Unneeded,
+    /// Soon.
+    Opening,
+    /// Here.
+    Open(Queue),
+    /// There should be one, but it cannot be opened, and this is why.
+    Closed(Arc<str>),
+}
+
+#[derive(Default)]
+struct Staff {
+    /// Where deliveries' access lines go. None: before the gateway runs, and when it ends.
+    lines: Option<SyncSender<Bundle>>,
+    courier: Option<JoinHandle<()>>,
+}
+
+impl Desk {
+    /// For the queue at `path`. Nothing is opened.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            state: watch::Sender::new(State::Unneeded),
+            end: watch::Sender::new(End::No),
+            delivers: watch::Sender::new(false),
+            staff: Mutex::default(),
+            gathered: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on the desk may be opened.
+    pub(crate) fn staff(&self, lines: SyncSender<Bundle>) {
+        self.lock().lines = Some(lines);
+    }
+
+    /// A table is about to be in place, or is: opens the desk if it needs to be, and tells it its limits.
+    pub(crate) fn look(&self, shared: &Arc<Shared>, routes: &Routes) {
+        let limits = routes.active.as_ref().or(routes.candidate.as_ref()).map(|t| t.settings.queue.clone());
+        let limits = limits.unwrap_or_default();
+        if let State::Open(queue) = self.state() {
+            queue.set_limits(limits);
+            return;
+        }
+        let mut staff = self.lock();
+        let needed = staff.courier.is_none() && (routes.queues() || self.path.exists());
+        let Some(lines) = staff.lines.clone().filter(|_| needed) else { return };
+        self.state.send_replace(State::Opening);
+        self.delivers.send_replace(true);
+        let shared = Arc::clone(shared);
+        let started = std::thread::Builder::new()
+            .name("courier".into())
+            .spawn(move || keep_open(&shared, limits, lines));
+        match started {
+            Ok(courier) => staff.courier = Some(courier),
+            // The next table tries again.
+            Err(cause) => {
+                self.delivers.send_replace(false);
+                let why = format!("the machine has no thread for deliveries: {cause}").into();
+                self.state.send_replace(State::Closed(why));
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Staff> {
+        self.staff.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queue's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is a queue now.
+    pub(crate) fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// The queue, once it is open.
+    ///
+    /// # Errors
+    /// [`Fault::QueueClosed`]: there is none, it cannot be opened, or it takes too long. [`Fault::NoJob`]: nobody ever
+    /// queued anything.
+    pub(crate) async fn queue(&self) -> Result<Queue, Refusal> {
+        let mut state = self.state.subscribe();
+        let settled = state.wait_for(|state| !matches!(state, State::Opening));
+        let state = match tokio::time::timeout(ACCEPT_TIME, settled).await {
+            Ok(Ok(state)) => state.clone(),
+            Ok(Err(_)) | Err(_) => State::Opening,
+        };
+        match state {
+            State::Open(queue) => Ok(queue),
+            State::Closed(why) => Err(Refusal::new(Fault::QueueClosed, why.to_string())),
+            State::Opening => {
+                Err(Refusal::new(Fault::QueueClosed, format!("{} is still being read", self.path.display())))
+            }
+            State::Unneeded => Err(Refusal::new(Fault::NoJob, "nothing was ever queued here")),
+        }
+    }
+
+    /// Returns a moment after the gateway has begun to drain: whoever waits for an outcome waits no longer.
+    pub(crate) async fn closing(&self) {
+        let mut end = self.end.subscribe();
+        // The sender is this desk's.
+        let _ = end.wait_for(|end| *end >= End::Drain).await;
+        tokio::time::sleep(DRAIN_GRACE).await;
+    }
+
+    /// The gateway drains: the courier takes no further calls, and ends with those in flight.
+    pub(crate) fn drain(&self) {
+        self.end.send_replace(End::Drain);
+        self.lock().lines = None;
+    }
+
+    /// Returns once the courier makes no delivery any more, after [`Self::drain`].
+    pub(crate) async fn delivered(&self) {
+        // The sender is this desk's.
+        let _ = self.delivers.subscribe().wait_for(|delivers| !delivers).await;
+    }
+
+    /// Cuts what is still in flight and waits for the courier's end. Then the queue is closed, and its file is
+    /// nobody's.
+    pub(crate) fn close(&self) {
+        self.end.send_replace(End::Cut);
+        let courier = self.lock().courier.take();
+        if let Some(courier) = courier {
+            // A courier that panics takes the process with it.
+            let _ = courier.join();
+        }
+        self.state.send_replace(State::Closed("the gateway ends".into()));
+    }
+}
+
+/// Tells of the courier's end. When it panics the process ends: nobody else delivers, and the keeper starts another
+/// gateway.
+struct Shift<'a>(&'a Desk);
+
+impl Drop for Shift<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+        self.0.delivers.send_replace(false);
+    }
+}
+
+/// The courier's thread, from opening the queue to the end of the last delivery.
+fn keep_open(shared: &Arc<Shared>, limits: QueueLimits, lines: SyncSender<Bundle>) {
+    let _shift = Shift(&shared.desk);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .expect("the operating system gives the courier its event queue");
+    runtime.block_on(async {
+        let desk = &shared.desk;
+        let mut end = desk.end.subscribe();
+        let (queue, seed) = loop {
+            match open(&desk.path, &limits) {
+                Ok(opened) => break opened,
+                Err(why) => {
+                    if !matches!(desk.state(), State::Closed(known) if *known == *why) {
+                        tracing::error!(%why, "queued routes are refused");
+                    }
+                    desk.state.send_replace(State::Closed(why.into()));
+                }
+            }
+            let ending = end.wait_for(|end| *end >= End::Drain);
+            if tokio::time::timeout(REOPEN_PAUSE, ending).await.is_ok() {
+                return;
+            }
+        };
+        desk.state.send_replace(State::Open(queue.clone()));
+        // A table may have come meanwhile.
+        desk.look(shared, &shared.routes.load());
+        Courier::new(Arc::clone(shared), queue, lines, seed).work(end).await;
+    });
+}
+
+fn open(path: &Path, limits: &QueueLimits) -> Result<(Queue, u64), String> {
+    let seed = getrandom::u64().map_err(|cause| format!("the machine gives no random numbers: {cause}"))?;
+    let options = Options { limits: limits.clone(), journal: Default::default(), clock: Clock::system(), seed };
+    let queue = Queue::open(path, options).map_err(|cause| explain(path, &cause))?;
+    Ok((queue, seed.rotate_left(32)))
+}
+
+/// Why the queue is refused, with the file's name and what to do.
+fn explain(path: &Path, cause: &OpenError) -> String {
+    let mut text = cause.to_string();
+    let mut source = std::error::Error::source(cause);
+    while let Some(further) = source {
+        text = format!("{text}: {further}");
+        source = further.source();
+    }
+    let name = path.display().to_string();
+    if text.contains(&name) { text } else { format!("{name} cannot be used: {text}") }
+}

@@ -1,0 +1,163 @@
+//! What operators see and do.
+
+use super::{becomes, call, location, order, queueing, serving};
+use crate::stage::{Gateway, Reply, Upstream, dead_address, ok, stamp, stamp_at, wait_for};
+use api::client::CallError;
+use api::problem::Code;
+use api::queue::{Exported, Imported, JobHistory, JobList, Operated, Operations, QueueStatus};
+use http::Method;
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+fn post<A: serde::de::DeserializeOwned>(gateway: &Gateway, verb: &str, body: Value) -> A {
+    call(gateway, Method::POST, &format!("/v1/queue/{verb}"), &body).unwrap()
+}
+
+fn status(gateway: &Gateway) -> QueueStatus {
+    call(gateway, Method::GET, "/v1/queue", &Value::Null).unwrap()
+}
+
+fn number(location: &str) -> u64 {
+    let name = location.strip_prefix("/.mainstay/jobs/").unwrap();
+    name.split('-').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn paused_and_resumed() {
+    let upstream = Upstream::named("done");
+    let gateway = serving(&upstream, |_| {});
+    // The first request opens the queue for sure.
+    assert_eq!(gateway.ask(&order(&[], "{}")).status, 200);
+    let paused: QueueStatus = post(&gateway, "pause", json!({ "v": 1, "by_uid": 7, "route": null }));
+    assert!(paused.open && paused.paused, "{paused:?}");
+    let job = location(&gateway.ask(&order(&["prefer: wait=0"], "{}")));
+    let status = status(&gateway);
+    assert_eq!((status.depth, status.counts.accepted, status.counts.answered_202), (1, 2, 1));
+    assert_eq!(status.counts.answered_directly, 1);
+    assert_eq!(status.states.get("waiting"), Some(&1), "{status:?}");
+    assert!(status.disk_bytes > 0);
+    assert_eq!(upstream.count(), 1);
+    assert!(gateway.state().queue.unwrap().paused);
+    let resumed: QueueStatus = post(&gateway, "resume", json!({ "v": 1, "by_uid": 7, "route": null }));
+    assert!(!resumed.paused);
+    wait_for("the delivery", || (gateway.get(&job).status == 303).then_some(()));
+    let log: Operations = call(&gateway, Method::GET, "/v1/queue/operations", &Value::Null).unwrap();
+    let verbs: Vec<_> = log.operations.iter().map(|entry| (entry.verb.as_str(), entry.by_uid)).collect();
+    assert_eq!(verbs, [("resume", 7), ("pause", 7)]);
+}
+
+#[test]
+fn dead_ones_are_listed_shown_and_tried_again() {
+    let works = Arc::new(AtomicBool::new(false));
+    let working = Arc::clone(&works);
+    let upstream = Upstream::start(move |_, _| match working.load(Ordering::SeqCst) {
+        true => ok("done"),
+        false => Reply::Send(b"HTTP/1.1 503 No\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n".to_vec()),
+    });
+    let gateway = serving(&upstream, |route| {
+        route.attempts = 2;
+        route.wait = Duration::ZERO;
+    });
+    let job = location(&gateway.ask(&order(&["idempotency-key: k", "authorization: secret"], "{\"a\":1}")));
+    let id = number(&job);
+    wait_for("its end", || (gateway.state().queue.unwrap().dead == 1).then_some(()));
+    becomes(&gateway, &job, "dead");
+    let dead = json!({ "selection": { "state": "dead" }, "page": { "after": 0, "limit": 10 } });
+    let list: JobList = post(&gateway, "list", dead);
+    assert_eq!(list.jobs.iter().map(|job| (job.id, job.attempts)).collect::<Vec<_>>(), [(id, 2)]);
+    assert_eq!((list.jobs[0].state.as_str(), list.jobs[0].route.as_str()), ("dead", "POST /orders"));
+    let history: JobHistory =
+        call(&gateway, Method::GET, &format!("/v1/queue/jobs/{id}"), &Value::Null).unwrap();
+    assert_eq!((history.key.as_str(), history.method.as_str(), history.target.as_str()), ("k", "POST", "/orders"));
+    assert_eq!(history.body, api::queue::Content::Text("{\"a\":1}".into()));
+    assert!(history.fields.contains(&("authorization".into(), "…".into())), "{:?}", history.fields);
+    assert!(history.attempts.iter().any(|attempt| attempt.what.contains("503")), "{:?}", history.attempts);
+
+    works.store(true, Ordering::SeqCst);
+    let all = |plan| json!({ "v": 1, "by_uid": 0, "selection": { "state": "dead" }, "plan": plan });
+    let plan: Operated = post(&gateway, "retry", all(true));
+    assert_eq!((plan.count, plan.ids), (1, vec![id]));
+    assert_eq!(upstream.count(), 2, "a plan does nothing");
+    let done: Operated = post(&gateway, "retry", all(false));
+    assert_eq!(done.count, 1);
+    wait_for("the delivery", || (gateway.get(&job).status == 303).then_some(()));
+}
+
+#[test]
+fn given_up_by_an_operator() {
+    let gateway = Gateway::start();
+    gateway.activate(&queueing(stamp_at(1, &[dead_address()]), |route| route.wait = Duration::ZERO));
+    post_paused(&gateway);
+    let jobs: Vec<String> = (0..3).map(|_| location(&gateway.ask(&order(&[], "{}")))).collect();
+    let one = json!({ "v": 1, "by_uid": 0, "selection": { "id": number(&jobs[1]) }, "plan": false });
+    let done: Operated = post(&gateway, "drop", one);
+    assert_eq!((done.count, done.ids), (1, vec![number(&jobs[1])]));
+    becomes(&gateway, &jobs[1], "dropped");
+    assert_eq!(gateway.metric("queue_depth"), 2);
+    let none = json!({ "v": 1, "by_uid": 0, "selection": { "id": 99 }, "plan": false });
+    let refused: Result<Operated, CallError> = call(&gateway, Method::POST, "/v1/queue/drop", &none);
+    assert!(matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::BadRequest), "{refused:?}");
+}
+
+fn post_paused(gateway: &Gateway) {
+    wait_for("the queue", || status(gateway).open.then_some(()));
+    let _: QueueStatus = post(gateway, "pause", json!({ "v": 1, "by_uid": 0, "route": null }));
+}
+
+#[test]
+fn unknown_ones_are_resolved_by_hand() {
+    let upstream = Upstream::start(|seen, _| if seen.body == b"cut" { Reply::Close } else { ok("done") });
+    let gateway = serving(&upstream, |route| route.wait = Duration::ZERO);
+    let jobs: Vec<String> = (0..2).map(|_| location(&gateway.ask(&order(&[], "cut")))).collect();
+    for job in &jobs {
+        becomes(&gateway, job, "unknown");
+    }
+    let resolve = |job: &str, delivered: bool| {
+        json!({ "v": 1, "by_uid": 0, "id": number(job), "delivered": delivered })
+    };
+    let _: Operated = post(&gateway, "resolve", resolve(&jobs[0], true));
+    becomes(&gateway, &jobs[0], "delivered");
+    let _: Operated = post(&gateway, "resolve", resolve(&jobs[1], false));
+    upstream.wait(3);
+    assert_eq!(gateway.metric("queue_unknown"), 1);
+}
+
+#[test]
+fn exported_from_one_and_imported_into_another() {
+    let from = Gateway::start();
+    from.activate(&queueing(stamp_at(1, &[dead_address()]), |route| route.wait = Duration::ZERO));
+    for n in 0..3 {
+        location(&from.ask(&order(&[&format!("idempotency-key: k{n}")], &format!("{n}"))));
+    }
+    let first: Exported = post(&from, "export", json!({ "after": 0, "limit": 2 }));
+    assert_eq!(first.jobs.len(), 2);
+    let rest: Exported = post(&from, "export", json!({ "after": first.next.unwrap(), "limit": 2 }));
+    assert_eq!((rest.jobs.len(), rest.next), (1, None));
+    let jobs: Vec<_> = first.jobs.into_iter().chain(rest.jobs).collect();
+
+    let upstream = Upstream::named("done");
+    let into = serving(&upstream, |_| {});
+    wait_for("the queue", || status(&into).open.then_some(()));
+    let import = json!({ "v": 1, "by_uid": 0, "jobs": jobs });
+    let done: Imported = post(&into, "import", import.clone());
+    assert_eq!((done.accepted, done.repeated), (3, 0));
+    let seen = super::bodies(&upstream.wait(3));
+    assert!(["0", "1", "2"].iter().all(|body| seen.contains(&(*body).to_owned())), "{seen:?}");
+    let again: Imported = post(&into, "import", import);
+    assert_eq!((again.accepted, again.repeated), (0, 3));
+}
+
+#[test]
+fn a_gateway_without_a_queue_says_so() {
+    let upstream = Upstream::named("plain");
+    let gateway = Gateway::start();
+    gateway.activate(&stamp(1, &[&upstream]));
+    assert!(!status(&gateway).open);
+    let refused: Result<JobList, CallError> =
+        call(&gateway, Method::POST, "/v1/queue/list", &json!({ "selection": {}, "page": { "after": 0, "limit": 1 } }));
+    assert!(matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::Conflict), "{refused:?}");
+    let refused: Result<Value, CallError> = call(&gateway, Method::POST, "/v1/queue/other", &json!({}));
+    assert!(matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::BadRequest), "{refused:?}");
+}

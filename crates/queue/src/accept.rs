@@ -1,0 +1,404 @@
+//! From a request to a job on disk, or to what a repeated request gets.
+
+use crate::book::{Entry, FRESH};
+use crate::call::{Call, Upstream};
+use crate::clock::whole_ms;
+use crate::codec::{Head, StoredRequest};
+use crate::deliver::{Flight, Job, plain_message};
+use crate::fingerprint;
+use crate::job::{Answer, JobId, JobName, JobState, JobView, Tag};
+use crate::keys::KeyHash;
+use crate::pace::Begun;
+use crate::shared::{Client, Reserved, Shared, State, full_why, span_ms};
+use crate::submission::{Full, FullWhy, Submission, Submitted};
+use crate::ticket::Ticket;
+use crate::values::Values;
+use bytes::Bytes;
+use model::queue::Saga;
+use std::sync::Arc;
+use std::time::Duration;
+use store::commit::WriteError;
+use store::journal::{Identity, JobRow, NewJob, ReadError};
+use tokio::sync::oneshot;
+
+/// When asking again may help where a limit is reached: a backlog drains in seconds or minutes, not at once.
+const FULL_RETRY: Duration = Duration::from_secs(5);
+/// The same where the disk or the file is the reason: somebody has to see to it.
+const TROUBLE_RETRY: Duration = Duration::from_secs(30);
+
+/// A request that is made ready to be written.
+struct Arrival {
+    request: Arc<StoredRequest>,
+    route: Arc<str>,
+    record: Bytes,
+    identity: Identity,
+    key: Option<KeyHash>,
+    order: u64,
+    tag: Tag,
+    delay: Duration,
+}
+
+/// What is known once the book was asked.
+enum Place {
+    /// A request with this key is being written: its turn comes first.
+    Behind(oneshot::Receiver<()>),
+    /// This job has the key.
+    Taken(JobId),
+    /// Nothing more is accepted.
+    Full(Full),
+    /// It has a place.
+    Reserved(Box<NewJob>, Arrived),
+}
+
+/// A job that is being written.
+struct Arrived {
+    entry: Entry,
+    key: Option<KeyHash>,
+    request: Arc<StoredRequest>,
+    view: JobView,
+    /// Its call can be made at once.
+    begun: Option<(usize, Begun)>,
+    delay: Duration,
+}
+
+impl Shared {
+    /// Accepts a request, or says what it gets instead.
+    pub(crate) async fn submit(self: &Arc<Self>, submission: Submission) -> Submitted {
+        if let Some(Err(why)) = submission.saga.as_deref().map(|saga| self.check(&submission, saga)) {
+            return Submitted::Invalid(why);
+        }
+        let arrival = match self.arrival(submission) {
+            Ok(arrival) => arrival,
+            Err(full) => return Submitted::Full(full),
+        };
+        let mut stale = None;
+        loop {
+            match self.reserve(&arrival, stale) {
+                Place::Behind(first) => {
+                    // Whether it was written or not, the book knows now.
+                    let _ = first.await;
+                }
+                Place::Full(full) => {
+                    self.lock().counters.refused += 1;
+                    return Submitted::Full(full);
+                }
+                Place::Taken(id) => match self.repeated(id, &arrival).await {
+                    Ok(Some(repeated)) => {
+                        self.lock().counters.repeated += 1;
+                        return repeated;
+                    }
+                    Ok(None) => stale = Some(id),
+                    Err(error) => return Submitted::Full(unreadable(&error)),
+                },
+                Place::Reserved(new, arrived) => return self.accept(new, arrived).await,
+            }
+        }
+    }
+
+    /// Whether all that a saga wants of the request is there.
+    fn check(&self, submission: &Submission, saga: &Saga) -> Result<(), String> {
+        let values = Values::new(&self.paths, &submission.body, "");
+        let calls = saga.steps.iter().flat_map(|step| std::iter::once(&step.call).chain(&step.undo));
+        for call in calls {
+            let json = call.json.as_ref().map_or(Ok(()), |json| values.check_json(json));
+            values.check(&call.path).and(json).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn arrival(&self, submission: Submission) -> Result<Arrival, Full> {
+        let identity = Identity {
+            fingerprint: fingerprint::fingerprint(&submission),
+            credentials: fingerprint::credentials(&submission.credentials),
+        };
+        let key = submission.key.as_deref();
+        let key = key.map(|key| fingerprint::key(&submission.route, submission.principal.as_deref(), key));
+        let order = submission.settings.order_by.as_ref().map_or(0, |path| {
+            let value = self.paths.order_value(path, &submission.body);
+            if value.is_none() {
+                self.lock().counters.unordered += 1;
+            }
+            value.map_or(0, |value| fingerprint::order(&submission.route, &value))
+        });
+        let mut random = [0; 32];
+        getrandom::fill(&mut random).map_err(|error| Full {
+            why: FullWhy::Refused(format!("no random numbers: {error}")),
+            retry_after: TROUBLE_RETRY,
+        })?;
+        let (tag, made) = random.split_at(16);
+        let tag = Tag(*tag.first_chunk().expect("a half has 16 bytes"));
+        let delay = submission.deliver_after.unwrap_or_default();
+        let made = || made.iter().map(|byte| format!("{byte:02x}")).collect();
+        let head = Head {
+            method: submission.method,
+            target: submission.path_and_query,
+            given: submission.key.is_some(),
+            key: submission.key.unwrap_or_else(made),
+            user: submission.user,
+            from_ms: self.wall_ms().saturating_add(span_ms(delay)),
+            generation: 0,
+        };
+        let (settings, saga) = self.encoded(&submission.settings, submission.saga.as_ref());
+        let request = StoredRequest {
+            head,
+            settings: submission.settings,
+            saga: submission.saga,
+            fields: submission.fields,
+            body: submission.body,
+        };
+        let record = request.encode(&settings, &saga);
+        let request = Arc::new(request);
+        Ok(Arrival { request, route: submission.route, record, identity, key, order, tag, delay })
+    }
+
+    /// Finds a place for an arrival. `stale` is a job whose key it may take over.
+    fn reserve(&self, arrival: &Arrival, stale: Option<JobId>) -> Place {
+        if let Some(trouble) = self.trouble() {
+            return Place::Full(Full { why: full_why(trouble), retry_after: TROUBLE_RETRY });
+        }
+        let created_ms = self.clock.wall_ms();
+        let now = self.clock.now();
+        let mut state = self.lock();
+        if let Some(key) = arrival.key {
+            if let Some(reserved) = state.reserved.get_mut(&key) {
+                let (sender, first) = oneshot::channel();
+                reserved.others.push(sender);
+                return Place::Behind(first);
+            }
+            if let Some(id) = state.keys.get(key).filter(|id| Some(*id) != stale) {
+                return Place::Taken(id);
+            }
+        }
+        if let Some(why) = state.is_full(arrival.record.len() as u64) {
+            return Place::Full(Full { why, retry_after: FULL_RETRY });
+        }
+        if let Some(key) = arrival.key {
+            state.reserved.insert(key, Reserved::default());
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        let bytes = u32::try_from(arrival.record.len()).unwrap_or(u32::MAX);
+        let route = state.book.line(&arrival.route);
+        let entry = Entry { id, order: arrival.order, bytes, route, flags: FRESH };
+        state.book.count(bytes.into());
+        let begun = state.begin_at_once(&entry, arrival, now);
+        drop(state);
+
+        let name = JobName { id: JobId(id), tag: arrival.tag };
+        let due_ms = arrival.request.head.from_ms;
+        let state = if begun.is_some() { JobState::Dispatching } else { JobState::Waiting };
+        let attempts = u32::from(begun.is_some());
+        let route = arrival.route.to_string();
+        let view = JobView { name, state, route, created_ms, due_ms, finished_ms: None, attempts };
+        let new = NewJob {
+            id: JobId(id),
+            tag: arrival.tag.0,
+            created_ms,
+            due_ms,
+            route: arrival.route.to_string(),
+            order: (arrival.order != 0).then_some(arrival.order),
+            key: arrival.key.map(KeyHash::to_bytes),
+            fingerprint: arrival.identity.fingerprint,
+            credentials: arrival.identity.credentials,
+            user: arrival.request.head.user,
+            state,
+            // The machine of a saga knows of each step what may be sent again.
+            idempotent: arrival.request.settings.idempotent || arrival.request.saga.is_some(),
+            request: arrival.record.clone(),
+        };
+        let (key, request, delay) = (arrival.key, arrival.request.clone(), arrival.delay);
+        Place::Reserved(Box::new(new), Arrived { entry, key, request, view, begun, delay })
+    }
+
+    async fn accept(self: &Arc<Self>, new: Box<NewJob>, arrived: Arrived) -> Submitted {
+        let (sender, accepted) = oneshot::channel();
+        let shared = self.clone();
+        self.journal.accept(*new, move |written| {
+            let submitted = shared.accepted(arrived, written);
+            // Whoever submitted may be gone; the job is not.
+            let _ = sender.send(submitted);
+        });
+        let gone = || Submitted::Full(Full {
+            why: FullWhy::Broken("its writer has ended".into()),
+            retry_after: TROUBLE_RETRY,
+        });
+        accepted.await.unwrap_or_else(|_| gone())
+    }
+
+    /// The job is on disk, or is not. Called on the journal's thread.
+    fn accepted(self: &Arc<Self>, arrived: Arrived, written: Result<(), WriteError>) -> Submitted {
+        let mut state = self.lock();
+        let reserved = arrived.key.and_then(|key| state.reserved.remove(&key)).unwrap_or_default();
+        let result = match written {
+            Ok(()) => Ok(self.enter(&mut state, arrived)),
+            Err(error) => {
+                state.counters.refused += 1;
+                state.book.uncount(arrived.entry.bytes.into());
+                if let Some((upstream, begun)) = arrived.begun {
+                    state.book.settle(arrived.entry.id, arrived.entry.order);
+                    state.book.targets[upstream].pace.undo(begun, self.clock.now());
+                }
+                Err(error)
+            }
+        };
+        drop(state);
+        for other in reserved.others {
+            // It may have stopped waiting.
+            let _ = other.send(());
+        }
+        self.wake.notify_one();
+        match result {
+            Ok(ticket) => Submitted::New(ticket),
+            Err(error) => {
+                let transient = matches!(error, WriteError::Busy(_));
+                let retry_after = if transient { FULL_RETRY } else { TROUBLE_RETRY };
+                Submitted::Full(Full { why: full_why(error), retry_after })
+            }
+        }
+    }
+
+    fn enter(self: &Arc<Self>, state: &mut State, arrived: Arrived) -> Ticket {
+        let Arrived { entry, key, request, view, begun, delay } = arrived;
+        state.counters.accepted += 1;
+        if let Some(key) = key {
+            state.keys.insert(key, view.name.id, view.created_ms);
+        }
+        let (answer, answered) = oneshot::channel();
+        state.waiting.entry(entry.id).or_default().client = Some(Client { answer, view: view.clone() });
+        match begun {
+            Some((upstream, begun)) => {
+                let call = self.first_call(state, entry, request, upstream, begun);
+                state.prepared.push_back(call);
+            }
+            None => {
+                state.hot.keep(entry.id, &request, entry.bytes as usize);
+                match whole_ms(delay) {
+                    0 => state.book.push(entry),
+                    delay => state.book.schedule(entry, self.clock.now().saturating_add(delay)),
+                }
+            }
+        }
+        Ticket::new(self.clone(), view, answered)
+    }
+
+    fn first_call(
+        &self,
+        state: &mut State,
+        entry: Entry,
+        request: Arc<StoredRequest>,
+        upstream: usize,
+        begun: Begun,
+    ) -> Call {
+        let message = plain_message(&request);
+        state.hot.keep(entry.id, &request, entry.bytes as usize);
+        let from_ms = request.head.from_ms;
+        let job = Job { entry, request, attempts: 1, excused: 0, tries: 0, from_ms, known: Vec::new() };
+        let began_ms = self.wall_ms();
+        state.take_off(Flight { job, upstream, begun, place: None, probe: false, began_ms }, message)
+    }
+
+    /// What a request gets whose key is that of `id`. None: the key is free again.
+    async fn repeated(self: &Arc<Self>, id: JobId, arrival: &Arrival) -> Result<Option<Submitted>, ReadError> {
+        let found = self.read(move |shared| shared.journal.identity(id)).await?;
+        let Some(identity) = found else {
+            // Forgotten: it was kept as long as it had to be.
+            return Ok(None);
+        };
+        if identity.credentials != arrival.identity.credentials && arrival.is_of_everybody() {
+            return Ok(Some(Submitted::OtherCredentials));
+        }
+        if identity.fingerprint != arrival.identity.fingerprint {
+            return Ok(Some(Submitted::Mismatch));
+        }
+        let Some((view, answer)) = self.read(move |shared| shared.look(id)).await? else { return Ok(None) };
+        if !view.is_settled() {
+            return Ok(Some(Submitted::Repeated(view)));
+        }
+        // Credentials that were not good bind nothing: with better ones the same request is worth another try.
+        let refused = |answer: &Answer| matches!(answer.status, 401 | 403);
+        if view.state == JobState::Done && answer.as_ref().is_some_and(refused) {
+            return Ok(None);
+        }
+        Ok(Some(Submitted::Replay(view, answer)))
+    }
+
+    /// A job and its answer as they are on disk, and in memory where that knows better.
+    pub(crate) fn look(&self, id: JobId) -> Result<Option<(JobView, Option<Answer>)>, ReadError> {
+        let Some(row) = self.journal.job(id)? else { return Ok(None) };
+        let answer = if row.state.is_pending() { None } else { self.stored_answer(id)? };
+        Ok(Some((self.view(&row), answer)))
+    }
+
+    /// The stored answer of a job. One that this program cannot read is none.
+    pub(crate) fn stored_answer(&self, id: JobId) -> Result<Option<Answer>, ReadError> {
+        let Some(record) = self.journal.response(id)? else { return Ok(None) };
+        match Answer::decode(record) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) => {
+                tracing::error!(job = id.0, %error, "a stored answer cannot be read");
+                Ok(None)
+            }
+        }
+    }
+
+    /// A row as it is shown. What is under way is known in memory only.
+    pub(crate) fn view(&self, row: &JobRow) -> JobView {
+        let state = if row.state.is_pending() { self.lock().book.state(row.id.0) } else { row.state };
+        JobView {
+            name: JobName { id: row.id, tag: Tag(row.tag) },
+            state,
+            route: row.route.to_string(),
+            created_ms: row.created_ms,
+            due_ms: row.due_ms,
+            finished_ms: row.outcome_ms,
+            attempts: row.attempts,
+        }
+    }
+
+    /// Reads from disk on a thread that may block.
+    pub(crate) async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> T {
+        let shared = self.clone();
+        let work = tokio::task::spawn_blocking(move || work(&shared));
+        work.await.expect("reading neither panics nor is it cancelled")
+    }
+}
+
+impl Arrival {
+    /// Whether its key is the route's, because the route names no principal.
+    fn is_of_everybody(&self) -> bool {
+        self.request.settings.principal.is_none()
+    }
+}
+
+impl State {
+    /// Why a request of this size is not accepted.
+    pub(crate) fn is_full(&self, bytes: u64) -> Option<FullWhy> {
+        if self.book.depth >= self.limits.jobs {
+            return Some(FullWhy::Jobs { jobs: self.limits.jobs });
+        }
+        if self.book.bytes.saturating_add(bytes) > self.limits.bytes {
+            return Some(FullWhy::Bytes { bytes: self.book.bytes, limit: self.limits.bytes });
+        }
+        None
+    }
+
+    /// Begins the call of a job that can be called for at once, before it is even written: it is sent after that.
+    fn begin_at_once(&mut self, entry: &Entry, arrival: &Arrival, now: u64) -> Option<(usize, Begun)> {
+        let first = arrival.request.saga.as_ref().and_then(|saga| saga.steps.first());
+        let upstream = first.map_or(Upstream::Default, |step| Upstream::Component(step.call.to.clone()));
+        let target = self.book.target(&upstream);
+        self.book.lines[usize::from(entry.route)].first = Some(target);
+        if first.is_some() || !arrival.delay.is_zero() || !self.unwritten.is_empty() {
+            return None;
+        }
+        let at_once = self.book.go_at_once(entry, target, now);
+        at_once.then(|| (target, self.book.targets[target].pace.begin(now)))
+    }
+}
+
+fn unreadable(error: &ReadError) -> Full {
+    Full { why: FullWhy::Refused(error.to_string()), retry_after: TROUBLE_RETRY }
+}

@@ -1,0 +1,387 @@
+//! From a job that is due to the call that is made for it.
+
+use crate::book::{Carried, Entry, FRESH, PROBE, Pick, Picked, UpstreamIndex};
+use crate::call::{Call, CallId, Upstream};
+use crate::clock::Moment;
+use crate::codec::{CodecError, StoredRequest, StoredStep};
+use crate::job::{Fields, JobId, JobState};
+use crate::pace::{Begun, Permission, pause};
+use crate::saga::Place;
+use crate::shared::{After, Settled, Shared, State, job_id, later, span_ms};
+use bytes::Bytes;
+use model::flow::Method;
+use std::sync::Arc;
+use std::time::Duration;
+use store::journal::{AttemptRecord, Change, ReadError};
+
+/// How long a job is left alone that could not be read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// A pending job with all that its delivery needs.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) entry: Entry,
+    pub(crate) request: Arc<StoredRequest>,
+    /// Attempts that have begun.
+    pub(crate) attempts: u32,
+    /// Those of them that use none up.
+    pub(crate) excused: u32,
+    /// How often it was tried in a row, what was not sent among them.
+    pub(crate) tries: u32,
+    /// From when its age counts, on the wall.
+    pub(crate) from_ms: i64,
+    /// What is known of the calls of its saga's present run.
+    pub(crate) known: Vec<(Place, StoredStep)>,
+}
+
+/// A call under way.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) job: Job,
+    pub(crate) upstream: UpstreamIndex,
+    pub(crate) begun: Begun,
+    /// Of which step it is.
+    pub(crate) place: Option<Place>,
+    /// Whether it only asks.
+    pub(crate) probe: bool,
+    /// When it began, on the wall.
+    pub(crate) began_ms: i64,
+}
+
+/// What is sent, but for what every call has.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) to: Upstream,
+    pub(crate) method: Method,
+    pub(crate) target: String,
+    pub(crate) fields: Fields,
+    pub(crate) body: Bytes,
+    pub(crate) key: String,
+    pub(crate) timeout: Duration,
+}
+
+/// What a look at the book has brought.
+pub(crate) enum Step {
+    Call(Call),
+    Again,
+    Wait(Option<Moment>),
+}
+
+/// Why a job cannot be loaded.
+enum Unloadable {
+    /// It is settled, or not there: nothing is left to be done.
+    Gone,
+    /// Its records cannot be read by this program.
+    Records(CodecError),
+    /// The file cannot be read now.
+    Disk(ReadError),
+}
+
+impl From<ReadError> for Unloadable {
+    fn from(error: ReadError) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl From<CodecError> for Unloadable {
+    fn from(error: CodecError) -> Self {
+        Self::Records(error)
+    }
+}
+
+impl Shared {
+    /// The next call. Cancel-safe: nothing is taken before it is returned.
+    pub(crate) async fn next(self: &Arc<Self>) -> Call {
+        loop {
+            let woken = self.wake.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            match self.step() {
+                Step::Call(call) => return call,
+                Step::Again => tokio::task::yield_now().await,
+                Step::Wait(None) => woken.await,
+                Step::Wait(Some(until)) => tokio::select! {
+                    () = woken => {}
+                    () = self.clock.sleep_until(until) => {}
+                },
+            }
+        }
+    }
+
+    fn step(self: &Arc<Self>) -> Step {
+        if self.trouble().is_some() {
+            return Step::Wait(None);
+        }
+        let mut state = self.lock();
+        if let Some(call) = state.prepared.pop_front() {
+            return Step::Call(call);
+        }
+        if !state.unwritten.is_empty() {
+            return Step::Wait(None);
+        }
+        let picked = state.book.pick(self.clock.now());
+        drop(state);
+        match picked {
+            Pick::Job(picked) => self.dispatch(picked),
+            Pick::More => Step::Again,
+            Pick::Wait(until) => Step::Wait(until),
+        }
+    }
+
+    fn dispatch(self: &Arc<Self>, picked: Picked) -> Step {
+        let entry = picked.entry;
+        let job = match self.load(entry) {
+            Ok(job) => job,
+            Err(why) => return self.set_aside(entry, why),
+        };
+        if entry.has(PROBE) {
+            self.probe(job)
+        } else if job.request.saga.is_some() {
+            self.saga_step(job)
+        } else {
+            self.plain_step(job)
+        }
+    }
+
+    fn plain_step(self: &Arc<Self>, mut job: Job) -> Step {
+        if self.is_too_old(&job) {
+            return self.die_of_age(job);
+        }
+        let Some((upstream, begun)) = self.begin(&job, &Upstream::Default) else { return Step::Again };
+        job.attempts += 1;
+        let idempotent = job.request.settings.idempotent;
+        let announced = Change::Attempt {
+            id: job_id(&job.entry),
+            number: job.attempts,
+            due_ms: self.wall_ms(),
+            state: JobState::Dispatching,
+            ended: None,
+        };
+        let message = plain_message(&job.request);
+        let call = self.take_off(job, upstream, begun, None, false, message);
+        if idempotent {
+            // Found again as it was, it is sent again: that needs no word on disk.
+            return Step::Call(call);
+        }
+        self.write(announced, After::Go(call));
+        Step::Again
+    }
+
+    /// Whether a job may be called for no longer.
+    pub(crate) fn is_too_old(&self, job: &Job) -> bool {
+        self.wall_ms().saturating_sub(job.from_ms) > span_ms(job.request.settings.max_age)
+    }
+
+    /// Gives up a job that is too old to begin with.
+    pub(crate) fn die_of_age(self: &Arc<Self>, job: Job) -> Step {
+        let at_ms = self.wall_ms();
+        let ended = AttemptRecord {
+            number: job.attempts,
+            began_ms: at_ms,
+            ended_ms: at_ms,
+            status: None,
+            text: format!("given up: older than {} s", job.request.settings.max_age.as_secs()),
+        };
+        let (change, after) = settle(&job, JobState::Dead, at_ms, None, Some(ended));
+        self.write(change, after);
+        Step::Again
+    }
+
+    /// A place in the concurrency of whom the job is for. None: there is none now, and the job is given back.
+    pub(crate) fn begin(&self, job: &Job, to: &Upstream) -> Option<(UpstreamIndex, Begun)> {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        let upstream = state.book.target(to);
+        if job.entry.has(FRESH) || job.attempts == 0 {
+            state.book.lines[usize::from(job.entry.route)].first = Some(upstream);
+        }
+        let pace = &mut state.book.targets[upstream].pace;
+        match pace.may_call(now) {
+            Permission::Yes | Permission::Trial => Some((upstream, pace.begin(now))),
+            Permission::Full | Permission::NotBefore(_) => {
+                state.book.give_back(job.entry, upstream);
+                None
+            }
+        }
+    }
+
+    /// Notes that a call is under way.
+    pub(crate) fn take_off(
+        &self,
+        job: Job,
+        upstream: UpstreamIndex,
+        begun: Begun,
+        place: Option<Place>,
+        probe: bool,
+        message: Message,
+    ) -> Call {
+        let began_ms = self.wall_ms();
+        let mut state = self.lock();
+        let flight = Flight { job, upstream, begun, place, probe, began_ms };
+        state.take_off(flight, message)
+    }
+
+    /// All that is known of a job.
+    fn load(&self, entry: Entry) -> Result<Job, Unloadable> {
+        let id = job_id(&entry);
+        let (hot, known) = {
+            let state = self.lock();
+            let carried = state.book.carried(entry.id).map(|c| (c.attempts, c.excused, c.tries, c.from_ms));
+            let doubt = state.book.doubtful(entry.id).map(|d| (d.attempts, d.excused, 0, d.from_ms));
+            (state.hot.get(entry.id), carried.or(doubt))
+        };
+        let request = match hot {
+            Some(request) => request,
+            None => {
+                let record = self.journal.request(id)?.ok_or(Unloadable::Gone)?;
+                Arc::new(StoredRequest::decode(record)?)
+            }
+        };
+        let (attempts, excused, tries, from_ms) = match known {
+            Some((attempts, excused, tries, Some(from_ms))) => (attempts, excused, tries, from_ms),
+            None if entry.has(FRESH) => (0, 0, 0, request.head.from_ms),
+            Some(_) | None => {
+                let (attempts, from_ms) = self.recorded(id, &request)?;
+                (attempts, 0, attempts, from_ms)
+            }
+        };
+        let known = if request.saga.is_some() { self.known(id, request.head.generation)? } else { Vec::new() };
+        Ok(Job { entry, request, attempts, excused, tries, from_ms, known })
+    }
+
+    /// The attempts of a job and from when its age counts, as they are on disk.
+    fn recorded(&self, id: JobId, request: &StoredRequest) -> Result<(u32, i64), Unloadable> {
+        let row = self.journal.job(id)?.filter(|row| row.state.is_pending()).ok_or(Unloadable::Gone)?;
+        if row.attempts == 0 {
+            // Never attempted, or released by an operator: since then it is due.
+            return Ok((0, row.due_ms.max(request.head.from_ms)));
+        }
+        let attempts = self.journal.attempts(id)?;
+        let first = attempts.iter().rev().find(|attempt| attempt.number == 1);
+        Ok((row.attempts, first.map_or(request.head.from_ms, |first| first.began_ms)))
+    }
+
+    /// What is known of the calls of a saga in this run.
+    fn known(&self, id: JobId, generation: u32) -> Result<Vec<(Place, StoredStep)>, Unloadable> {
+        let mut known = Vec::new();
+        for step in self.journal.steps(id)? {
+            let stored = StoredStep::decode(step.record)?;
+            if stored.head.generation == generation {
+                known.push((Place { step: step.step, undo: step.undo }, stored));
+            }
+        }
+        Ok(known)
+    }
+
+    /// What becomes of a job that cannot be loaded: others go on.
+    fn set_aside(self: &Arc<Self>, entry: Entry, why: Unloadable) -> Step {
+        match why {
+            Unloadable::Gone => {
+                let mut state = self.lock();
+                state.book.settle(entry.id, entry.order);
+                state.book.uncount(entry.bytes.into());
+            }
+            Unloadable::Disk(error) => {
+                tracing::error!(job = entry.id, %error, "a queued request cannot be read; it is tried again");
+                let at = later(self.clock.now(), UNREADABLE_PAUSE);
+                let mut state = self.lock();
+                let carried = state.book.carried(entry.id).cloned();
+                state.book.put_off(carried.unwrap_or_else(|| Carried::new(entry, 0)), at);
+            }
+            Unloadable::Records(error) => {
+                let at_ms = self.wall_ms();
+                let text = format!("given up: {error}");
+                tracing::error!(job = entry.id, %error, "a queued request cannot be delivered");
+                let ended = AttemptRecord { number: 0, began_ms: at_ms, ended_ms: at_ms, status: None, text };
+                let id = job_id(&entry);
+                let state = JobState::Dead;
+                let change =
+                    Change::Outcome { id, attempts: 0, at_ms, state, response: None, ended: Some(ended) };
+                let settled =
+                    Settled { entry, state, attempts: 0, at_ms, answer: None, client: None, saga: None };
+                self.write(change, After::Settled(Box::new(settled)));
+            }
+        }
+        Step::Again
+    }
+}
+
+impl State {
+    /// Notes a call and makes it up.
+    pub(crate) fn take_off(&mut self, flight: Flight, message: Message) -> Call {
+        let id = self.call_id();
+        let Flight { job, place, probe, .. } = &flight;
+        let call = Call {
+            id,
+            job: job_id(&job.entry),
+            route: self.book.lines[usize::from(job.entry.route)].name.to_string(),
+            to: message.to,
+            method: message.method,
+            path_and_query: message.target,
+            fields: message.fields,
+            body: message.body,
+            key: message.key,
+            attempt: match place {
+                Some(place) => step_attempts(job, *place),
+                None => job.attempts,
+            },
+            timeout: message.timeout,
+            user: job.request.head.user,
+            probe: *probe,
+            saga: place.is_some(),
+        };
+        self.flights.insert(id, flight);
+        call
+    }
+
+    /// A pause before the next attempt of a job.
+    pub(crate) fn pause(&mut self, tries: u32) -> Duration {
+        let longest = self.limits.longest_pause;
+        pause(tries, longest, self.dice.draw())
+    }
+}
+
+fn step_attempts(job: &Job, place: Place) -> u32 {
+    job.known.iter().find(|(known, _)| *known == place).map_or(1, |(_, step)| step.head.attempts)
+}
+
+/// The client's own request.
+pub(crate) fn plain_message(request: &StoredRequest) -> Message {
+    Message {
+        to: Upstream::Default,
+        method: request.head.method,
+        target: request.head.target.clone(),
+        fields: request.fields.clone(),
+        body: request.body.clone(),
+        key: request.head.key.clone(),
+        timeout: request.settings.attempt_timeout,
+    }
+}
+
+/// A job is settled: what is written, and what follows.
+pub(crate) fn settle(
+    job: &Job,
+    state: JobState,
+    at_ms: i64,
+    answer: Option<crate::job::Answer>,
+    ended: Option<AttemptRecord>,
+) -> (Change, After) {
+    let change = Change::Outcome {
+        id: job_id(&job.entry),
+        attempts: job.attempts,
+        at_ms,
+        state,
+        response: answer.as_ref().map(crate::job::Answer::encode),
+        ended,
+    };
+    let (entry, attempts) = (job.entry, job.attempts);
+    let settled = Settled { entry, state, attempts, at_ms, answer, client: None, saga: None };
+    (change, After::Settled(Box::new(settled)))
+}
+
+/// A call's id, in messages.
+impl std::fmt::Display for CallId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,598 @@
+//! What operators do to jobs. Each change is written together with a line of the audit log.
+
+use crate::book::Entry;
+use crate::codec::{StoredRequest, StoredStep};
+use crate::job::{JobId, JobState, JobView, state_name};
+use crate::operation::{Edit, JobHistory, Operation, OperationError, Plan, Resolution, Selection, StepView};
+use crate::recover::{EVERYTHING, entry_of};
+use crate::saga::{Action, CallState, Known, Place, next};
+use crate::shared::Shared;
+use std::sync::Arc;
+use store::commit::WriteError;
+use store::journal::{Change, Filter, JobRow, Pause, ReadError, StepRecord};
+use tokio::sync::oneshot;
+
+/// Jobs that one transaction changes: each may take several changes.
+const BATCH: usize = 100;
+/// Rows that are read at once.
+const PAGE: u32 = 1_000;
+/// Jobs that a plan shows.
+const PLAN_SHOWN: usize = 10;
+
+/// What is done to jobs.
+#[derive(Debug, Clone)]
+enum Deed {
+    Retry,
+    Edit(Edit),
+    Drop,
+    Resolve(Resolution),
+}
+
+impl Deed {
+    fn verb(&self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Edit(_) => "edit",
+            Self::Drop => "drop",
+            Self::Resolve(Resolution::Delivered) => "resolve as delivered",
+            Self::Resolve(Resolution::NotDelivered) => "resolve as not delivered",
+        }
+    }
+
+    /// What has been done, and to what it can be done.
+    fn terms(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Retry => ("retried", "dead or rejected"),
+            Self::Edit(_) => ("edited", "dead or rejected"),
+            Self::Drop => ("dropped", "waiting, unknown, dead or rejected"),
+            Self::Resolve(_) => ("resolved", "unknown"),
+        }
+    }
+
+    fn fits(&self, state: JobState) -> bool {
+        use JobState as S;
+        match self {
+            Self::Retry | Self::Edit(_) => matches!(state, S::Dead | S::Rejected),
+            Self::Drop => matches!(state, S::Waiting | S::Unknown | S::Dead | S::Rejected),
+            Self::Resolve(_) => state == S::Unknown,
+        }
+    }
+
+    fn states(&self) -> Vec<JobState> {
+        JobState::ALL.into_iter().filter(|state| self.fits(*state)).collect()
+    }
+}
+
+/// A job in hand, what is written of it, and what it is then.
+struct Done {
+    row: JobRow,
+    changes: Vec<Change>,
+    becomes: JobState,
+    /// Bytes of its request, if that is another now.
+    bytes: Option<u64>,
+}
+
+impl Shared {
+    pub(crate) async fn plan(self: &Arc<Self>, which: Selection, verb: Verb) -> Result<Plan, OperationError> {
+        let deed = verb.deed();
+        self.read(move |shared| {
+            let mut plan = Plan::default();
+            shared.each_page(&which, &deed, |rows| {
+                for row in rows {
+                    let state = state_name(row.state);
+                    *plan.jobs.entry((row.route.to_string(), state)).or_default() += 1;
+                    if plan.first.len() < PLAN_SHOWN {
+                        plan.first.push(shared.view(&row));
+                    }
+                }
+                Ok(())
+            })?;
+            Ok(plan)
+        })
+        .await
+    }
+
+    pub(crate) async fn retry(self: &Arc<Self>, which: Selection, by: u32) -> Result<u64, OperationError> {
+        self.perform(which, Deed::Retry, by).await
+    }
+
+    pub(crate) async fn drop_jobs(self: &Arc<Self>, which: Selection, by: u32) -> Result<u64, OperationError> {
+        self.perform(which, Deed::Drop, by).await
+    }
+
+    pub(crate) async fn edit(self: &Arc<Self>, id: JobId, edit: Edit, by: u32) -> Result<(), OperationError> {
+        self.perform(Selection::Jobs(vec![id]), Deed::Edit(edit), by).await.map(drop)
+    }
+
+    pub(crate) async fn resolve(
+        self: &Arc<Self>,
+        id: JobId,
+        resolution: Resolution,
+        by: u32,
+    ) -> Result<(), OperationError> {
+        self.perform(Selection::Jobs(vec![id]), Deed::Resolve(resolution), by).await.map(drop)
+    }
+
+    /// Does it, batch by batch, on a thread that may block: whoever asked may go.
+    async fn perform(self: &Arc<Self>, which: Selection, deed: Deed, by: u32) -> Result<u64, OperationError> {
+        let shared = self.clone();
+        let work = move |_: &Self| {
+            let what = words(&which);
+            let mut done = 0;
+            let mut error = None;
+            let walked = shared.each_page(&which, &deed, |rows| {
+                for batch in rows.chunks(BATCH) {
+                    match shared.perform_batch(batch, &deed, &what, by) {
+                        Ok(count) => done += count,
+                        Err(cause) => {
+                            error = Some(cause);
+                            return Err(());
+                        }
+                    }
+                }
+                Ok(())
+            });
+            match (walked, error) {
+                (_, Some(BatchError::Write(cause))) => Err(OperationError::Write { cause, done }),
+                (_, Some(BatchError::Other(error))) => Err(error),
+                (walked, None) => walked.map(|()| done),
+            }
+        };
+        self.read(work).await
+    }
+
+    fn perform_batch(
+        self: &Arc<Self>,
+        rows: &[JobRow],
+        deed: &Deed,
+        what: &str,
+        by_uid: u32,
+    ) -> Result<u64, BatchError> {
+        let mut in_hand = Vec::new();
+        {
+            let mut state = self.lock();
+            in_hand.extend(rows.iter().filter(|row| state.book.claim(row.id.0)).map(|row| row.id));
+        }
+        let mut all = Vec::new();
+        let mut failed = None;
+        for id in &in_hand {
+            match self.deed(*id, deed) {
+                Ok(Some(done)) => all.push(done),
+                // It has changed since it was listed: it is left alone.
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        let count = all.len() as u64;
+        let result = match failed {
+            Some(error) => Err(BatchError::Other(error)),
+            None if all.is_empty() => Ok(()),
+            None => {
+                let operation = self.operation(deed.verb(), what.to_owned(), count, by_uid);
+                let changes = all.iter().flat_map(|done| done.changes.clone());
+                let changes = changes.chain([Change::Operation(operation)]).collect();
+                self.written_blocking(Change::Several(changes)).map_err(BatchError::Write)
+            }
+        };
+        let written = result.is_ok();
+        for done in all.iter().filter(|_| written) {
+            self.let_go_as(&done.row, done.becomes, done.bytes);
+        }
+        let mut state = self.lock();
+        for id in in_hand {
+            let settled = written && all.iter().any(|done| done.row.id == id);
+            if !settled {
+                state.book.unclaim(id.0);
+            }
+        }
+        drop(state);
+        self.wake.notify_one();
+        result.map(|()| count)
+    }
+
+    /// What a deed writes of one job in hand. None: it is in a state to which it cannot be done.
+    fn deed(&self, id: JobId, deed: &Deed) -> Result<Option<Done>, OperationError> {
+        let Some(row) = self.journal.job(id)?.filter(|row| deed.fits(row.state)) else { return Ok(None) };
+        let now_ms = self.wall_ms();
+        let released = Change::Released { id, due_ms: now_ms };
+        let done = match deed {
+            Deed::Retry => {
+                let (changes, bytes) = self.afresh(&row, None)?;
+                let changes = changes.into_iter().chain([released]).collect();
+                Done { row, changes, becomes: JobState::Waiting, bytes }
+            }
+            Deed::Edit(edit) => {
+                let (changes, bytes) = self.afresh(&row, Some(edit))?;
+                let changes = changes.into_iter().chain([released]).collect();
+                Done { row, changes, becomes: JobState::Waiting, bytes }
+            }
+            Deed::Drop => {
+                let becomes = JobState::Dropped;
+                let attempts = row.attempts;
+                let change =
+                    Change::Outcome { id, attempts, at_ms: now_ms, state: becomes, response: None, ended: None };
+                Done { row, changes: vec![change], becomes, bytes: None }
+            }
+            Deed::Resolve(resolution) => self.resolved(row, *resolution, now_ms)?,
+        };
+        Ok(Some(done))
+    }
+
+    /// What has to change before a dead or rejected job can be sent again.
+    fn afresh(&self, row: &JobRow, edit: Option<&Edit>) -> Result<(Vec<Change>, Option<u64>), OperationError> {
+        let steps = self.journal.steps(row.id)?;
+        if steps.is_empty() && edit.is_none() {
+            return Ok((Vec::new(), None));
+        }
+        let mut request = self.stored(row.id)?;
+        let mut changes = Vec::new();
+        let mut replaced = edit.is_some();
+        if let Some(saga) = request.saga.clone() {
+            let known = known_of(&steps, request.head.generation);
+            let calls: Vec<Known> =
+                known.iter().map(|(place, step)| Known { place: *place, state: step.head.state }).collect();
+            match next(&saga, &calls) {
+                // All is undone: it begins anew, with other keys, or each step would be answered as before.
+                Action::Undone(_) | Action::Complete => {
+                    request.head.generation += 1;
+                    replaced = true;
+                }
+                Action::Call(place) | Action::Resolve(place) => {
+                    changes.extend(again(row.id, place, &known, self.wall_ms()));
+                }
+                Action::Stuck(step) => {
+                    let place = Place { step, undo: true };
+                    changes.extend(again(row.id, place, &known, self.wall_ms()));
+                }
+            }
+        }
+        if let Some(edit) = edit {
+            let Edit { path_and_query, fields, body } = edit.clone();
+            request.head.target = path_and_query.unwrap_or(request.head.target);
+            request.fields = fields.unwrap_or(request.fields);
+            request.body = body.unwrap_or(request.body);
+        }
+        if !replaced {
+            return Ok((changes, None));
+        }
+        // The key stays bound to what the client has sent, not to what an operator has made of it.
+        let identity = self.journal.identity(row.id)?.ok_or(OperationError::NoSuchJob(row.id))?;
+        let record = request.encode_alone();
+        let bytes = record.len() as u64;
+        changes.push(Change::Replaced { id: row.id, request: record, fingerprint: identity.fingerprint });
+        Ok((changes, Some(bytes)))
+    }
+
+    /// An operator knows what became of a job, or of the step of its saga that is in doubt.
+    fn resolved(&self, row: JobRow, resolution: Resolution, now_ms: i64) -> Result<Done, OperationError> {
+        let id = row.id;
+        let released = Change::Released { id, due_ms: now_ms };
+        let steps = self.journal.steps(id)?;
+        let request = if steps.is_empty() { None } else { Some(self.stored(id)?) };
+        let saga = request.as_ref().and_then(|request| Some((request.saga.clone()?, request.head.generation)));
+        if let Some((saga, generation)) = saga {
+            let known = known_of(&steps, generation);
+            let calls: Vec<Known> =
+                known.iter().map(|(place, step)| Known { place: *place, state: step.head.state }).collect();
+            let Action::Resolve(place) = next(&saga, &calls) else {
+                return Ok(Done { row, changes: vec![released], becomes: JobState::Waiting, bytes: None });
+            };
+            let state = match resolution {
+                Resolution::Delivered => CallState::Done,
+                Resolution::NotDelivered => CallState::Again,
+            };
+            let step = known.into_iter().find(|(known, _)| *known == place).map(|(_, mut step)| {
+                step.head.state = state;
+                step.head.doubt = false;
+                step.head.attempts = 0;
+                step.head.excused = 0;
+                step
+            });
+            let change = step.map(|step| step_change(id, place, &step, now_ms));
+            let changes = change.into_iter().chain([released]).collect();
+            return Ok(Done { row, changes, becomes: JobState::Waiting, bytes: None });
+        }
+        let attempts = row.attempts;
+        let (change, becomes) = match resolution {
+            Resolution::NotDelivered => (released, JobState::Waiting),
+            Resolution::Delivered => {
+                let state = JobState::Done;
+                (Change::Outcome { id, attempts, at_ms: now_ms, state, response: None, ended: None }, state)
+            }
+        };
+        Ok(Done { row, changes: vec![change], becomes, bytes: None })
+    }
+
+    /// A job that was in hand is settled.
+    pub(crate) fn let_go(&self, row: &JobRow, becomes: JobState) {
+        self.let_go_as(row, becomes, None);
+        self.wake.notify_one();
+    }
+
+    fn let_go_as(&self, row: &JobRow, becomes: JobState, bytes: Option<u64>) {
+        let mut state = self.lock();
+        let id = row.id.0;
+        match becomes {
+            JobState::Dropped => state.counters.dropped += 1,
+            JobState::Cancelled => state.counters.cancelled += 1,
+            JobState::Done => state.counters.delivered += 1,
+            JobState::Waiting
+            | JobState::Dispatching
+            | JobState::Rejected
+            | JobState::Dead
+            | JobState::Unknown => {}
+        }
+        state.hot.remove(id);
+        if row.state.is_pending() {
+            state.book.remove_claimed(id, row.order.unwrap_or_default());
+            state.book.uncount(row.request_bytes);
+        } else {
+            state.book.release_claim(id);
+        }
+        if becomes == JobState::Waiting {
+            let row = JobRow { request_bytes: bytes.unwrap_or(row.request_bytes), ..row.clone() };
+            let entry: Entry = entry_of(&mut state.book, &row);
+            state.book.count(entry.bytes.into());
+            state.book.push(entry);
+            return;
+        }
+        let waiting = state.waiting.remove(&id).unwrap_or_default();
+        drop(state);
+        if let Some(client) = waiting.client {
+            client.tell(becomes, self.wall_ms(), row.attempts, None);
+        }
+        for other in waiting.others {
+            // It may have stopped waiting.
+            let _ = other.send(());
+        }
+    }
+
+    fn stored(&self, id: JobId) -> Result<StoredRequest, OperationError> {
+        let record = self.journal.request(id)?.ok_or(OperationError::NoSuchJob(id))?;
+        StoredRequest::decode(record).map_err(|error| OperationError::Malformed(format!("job {id}: {error}")))
+    }
+
+    /// Holds up deliveries, or lets them go on.
+    pub(crate) async fn set_paused(
+        self: &Arc<Self>,
+        route: Option<&str>,
+        paused: bool,
+        by: u32,
+    ) -> Result<(), OperationError> {
+        let scope = route.unwrap_or(EVERYTHING).to_owned();
+        let pause = Pause { scope: scope.clone(), since_ms: self.wall_ms() };
+        let verb = if paused { "pause" } else { "resume" };
+        let operation = Change::Operation(self.operation(verb, scope.clone(), 0, by));
+        let change = if paused { Change::Paused(pause.clone()) } else { Change::Resumed(scope.clone()) };
+        let written = self.written_down(Change::Several(vec![change, operation])).await;
+        written.map_err(|cause| OperationError::Write { cause, done: 0 })?;
+        let mut state = self.lock();
+        let known = state.pauses.iter().position(|known| known.scope == scope);
+        match (known, paused) {
+            (None, true) => state.pauses.push(pause),
+            (Some(place), false) => drop(state.pauses.remove(place)),
+            (Some(_), true) | (None, false) => {}
+        }
+        match route {
+            None => state.book.paused = paused,
+            Some(route) => {
+                let line = state.book.line(route);
+                state.book.pause(line, paused);
+            }
+        }
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Everything that is kept of a job.
+    pub(crate) fn history(&self, id: JobId) -> Result<JobHistory, OperationError> {
+        let row = self.journal.job(id)?.ok_or(OperationError::NoSuchJob(id))?;
+        let request = self.stored(id)?;
+        let mut steps = Vec::new();
+        for record in self.journal.steps(id)? {
+            let name = request.saga.as_ref().and_then(|saga| saga.steps.get(usize::from(record.step)));
+            let name = name.map_or_else(|| format!("step {}", record.step), |step| step.name.clone());
+            let stored = StoredStep::decode(record.record)
+                .map_err(|error| OperationError::Malformed(format!("job {id}, step `{name}`: {error}")))?;
+            let StoredStep { head, answer } = stored;
+            let (state, attempts, why) = (head.state.name(), head.attempts, head.why);
+            steps.push(StepView { name, undo: record.undo, at_ms: record.at_ms, state, attempts, answer, why });
+        }
+        let answer = self.stored_answer(id)?;
+        let attempts = self.journal.attempts(id)?;
+        Ok(JobHistory {
+            job: self.view(&row),
+            key: request.head.given.then_some(request.head.key),
+            method: request.head.method,
+            path_and_query: request.head.target,
+            fields: request.fields,
+            body: request.body,
+            answer,
+            attempts,
+            steps,
+        })
+    }
+
+    pub(crate) fn list(&self, filter: &Filter, after: JobId, limit: u32) -> Result<Vec<JobView>, OperationError> {
+        let rows = self.journal.list(filter, after, limit)?;
+        Ok(rows.iter().map(|row| self.view(row)).collect())
+    }
+
+    /// Hands over the rows of a selection to which a deed can be done, a page at a time.
+    fn each_page<E: Stop>(
+        &self,
+        which: &Selection,
+        deed: &Deed,
+        mut page: impl FnMut(Vec<JobRow>) -> Result<(), E>,
+    ) -> Result<(), OperationError> {
+        let stop = |error: E| error.into_operation();
+        let ids = match which {
+            Selection::Jobs(ids) => ids.clone(),
+            Selection::Key(key) => self.lock().keys.with_key(crate::fingerprint::key_alone(key)),
+            Selection::Fitting(filter) => return self.each_fitting(filter, deed, page, stop),
+        };
+        let one = ids.len() == 1;
+        for ids in ids.chunks(PAGE as usize) {
+            let mut rows = Vec::new();
+            for id in ids {
+                match self.journal.job(*id)? {
+                    Some(row) if deed.fits(row.state) => rows.push(row),
+                    Some(row) if one => return Err(wrong_state(&row, deed)),
+                    None if one => return Err(OperationError::NoSuchJob(*id)),
+                    Some(_) | None => {}
+                }
+            }
+            if !rows.is_empty() {
+                page(rows).map_err(stop)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn each_fitting<E>(
+        &self,
+        filter: &Filter,
+        deed: &Deed,
+        mut page: impl FnMut(Vec<JobRow>) -> Result<(), E>,
+        stop: impl Fn(E) -> OperationError,
+    ) -> Result<(), OperationError> {
+        let mut filter = filter.clone();
+        let possible = deed.states();
+        filter.states = match filter.states.is_empty() {
+            true => possible,
+            false => filter.states.into_iter().filter(|state| deed.fits(*state)).collect(),
+        };
+        if filter.states.is_empty() {
+            return Ok(());
+        }
+        let mut after = JobId(0);
+        loop {
+            let rows = self.journal.list(&filter, after, PAGE)?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.id;
+            page(rows).map_err(&stop)?;
+        }
+    }
+
+    pub(crate) fn operation(&self, verb: &str, what: String, count: u64, by_uid: u32) -> Operation {
+        Operation { at_ms: self.clock.wall_ms(), verb: verb.to_owned(), what, count, by_uid }
+    }
+
+    /// Writes a change and returns once it is on disk.
+    pub(crate) async fn written_down(&self, change: Change) -> Result<(), WriteError> {
+        let (sender, written) = oneshot::channel();
+        self.journal.update(change, move |result| {
+            // Whoever waited may be gone.
+            let _ = sender.send(result);
+        });
+        written.await.unwrap_or_else(|_| Err(WriteError::Broken("its writer has ended".into())))
+    }
+
+    /// As [`written_down`](Self::written_down), on a thread that may block.
+    pub(crate) fn written_blocking(&self, change: Change) -> Result<(), WriteError> {
+        let (sender, written) = oneshot::channel();
+        self.journal.update(change, move |result| {
+            let _ = sender.send(result);
+        });
+        written.blocking_recv().unwrap_or_else(|_| Err(WriteError::Broken("its writer has ended".into())))
+    }
+}
+
+/// What can be planned.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Verb {
+    Retry,
+    Drop,
+}
+
+impl Verb {
+    fn deed(self) -> Deed {
+        match self {
+            Self::Retry => Deed::Retry,
+            Self::Drop => Deed::Drop,
+        }
+    }
+}
+
+/// Why a batch was not done.
+enum BatchError {
+    Write(WriteError),
+    Other(OperationError),
+}
+
+/// What ends a walk over pages.
+trait Stop {
+    fn into_operation(self) -> OperationError;
+}
+
+impl Stop for OperationError {
+    fn into_operation(self) -> OperationError {
+        self
+    }
+}
+
+/// The reason is kept elsewhere.
+impl Stop for () {
+    fn into_operation(self) -> OperationError {
+        OperationError::Malformed("stopped".into())
+    }
+}
+
+fn wrong_state(row: &JobRow, deed: &Deed) -> OperationError {
+    let (what, possible) = deed.terms();
+    OperationError::WrongState { id: row.id, state: row.state, possible, what }
+}
+
+/// What is recorded of a saga's present run.
+fn known_of(steps: &[StepRecord], generation: u32) -> Vec<(Place, StoredStep)> {
+    let read = |record: &StepRecord| {
+        let place = Place { step: record.step, undo: record.undo };
+        Some((place, StoredStep::decode(record.record.clone()).ok()?))
+    };
+    let all = steps.iter().filter_map(read);
+    all.filter(|(_, step)| step.head.generation == generation).collect()
+}
+
+/// Gives a call of a saga all its attempts again.
+fn again(id: JobId, place: Place, known: &[(Place, StoredStep)], at_ms: i64) -> Option<Change> {
+    let (_, step) = known.iter().find(|(known, _)| *known == place)?;
+    let mut step = step.clone();
+    step.head.attempts = 0;
+    step.head.excused = 0;
+    if step.head.state == CallState::Refused {
+        step.head.state = CallState::Again;
+    }
+    Some(step_change(id, place, &step, at_ms))
+}
+
+fn step_change(id: JobId, place: Place, step: &StoredStep, at_ms: i64) -> Change {
+    let record = step.encode();
+    Change::Step { id, step: StepRecord { step: place.step, undo: place.undo, at_ms, record } }
+}
+
+/// A selection as the audit log has it.
+fn words(which: &Selection) -> String {
+    match which {
+        Selection::Jobs(ids) => {
+            let shown: Vec<String> = ids.iter().take(20).map(|id| id.to_string()).collect();
+            let more = if ids.len() > 20 { " and more" } else { "" };
+            format!("jobs {}{more}", shown.join(", "))
+        }
+        Selection::Key(key) => format!("key {key}"),
+        Selection::Fitting(Filter { states, route, order, created_from_ms, created_before_ms }) => {
+            let mut words: Vec<String> = states.iter().map(|state| state_name(*state).to_owned()).collect();
+            words.extend(route.iter().map(|route| format!("route {route}")));
+            words.extend(order.iter().map(|order| format!("order {order:016x}")));
+            words.extend(created_from_ms.iter().map(|from| format!("from {from}")));
+            words.extend(created_before_ms.iter().map(|before| format!("before {before}")));
+            if words.is_empty() { "all".into() } else { words.join(", ") }
+        }
+    }
+}
+
+impl From<ReadError> for BatchError {
+    fn from(error: ReadError) -> Self {
+        Self::Other(error.into())
+    }
+}

@@ -1,0 +1,181 @@
+//! From what is on disk to a book: what a queue does when it is opened.
+
+use crate::book::{Book, Carried, Entry, InDoubt};
+use crate::clock::whole_ms;
+use crate::codec::StoredRequest;
+use crate::job::JobState;
+use crate::keys::{HashedMap, KeyHash, Keys};
+use crate::operation::Counters;
+use crate::queue::Options;
+use crate::shared::{Dice, Hot, Shared, State, span_ms};
+use crate::verdict::RETRY_AFTER_LIMIT;
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+use store::commit::{OpenError, WriteError};
+use store::journal::{Change, JobRow, Journal, ReadError, SEVERAL_LIMIT};
+
+/// What scope stands for everything, where deliveries are paused.
+pub(crate) const EVERYTHING: &str = "*";
+
+/// What has to wait until the time is known.
+struct Later {
+    entry: Entry,
+    due_ms: i64,
+    attempts: u32,
+}
+
+impl Shared {
+    /// Opens the journal and reads what is pending. Blocks.
+    pub(crate) fn open(path: &Path, options: Options) -> Result<Arc<Self>, OpenError> {
+        let Options { limits, journal, clock, seed } = options;
+        let (journal, recovered) = Journal::open(path, journal)?;
+        let mut book = Book::new(limits.concurrency);
+        let mut keys = Keys::default();
+        let (mut later, mut doubtful) = (Vec::new(), Vec::new());
+        let mut newest_ms = i64::MIN;
+        for row in recovered.jobs {
+            let row = row.map_err(|error| unreadable(path, &error))?;
+            newest_ms = newest_ms.max(row.created_ms);
+            if let Some(key) = row.key {
+                keys.insert(KeyHash::from_bytes(key), row.id, row.created_ms);
+            }
+            enter(&mut book, row, clock.wall_ms(), &mut later, &mut doubtful);
+        }
+        // A clock that was set back must not put off what is due.
+        let wall_ms = clock.wall_ms().max(newest_ms);
+        let now = clock.now();
+        let longest = span_ms(limits.longest_pause.max(RETRY_AFTER_LIMIT));
+        for Later { entry, due_ms, attempts } in later {
+            let left = due_ms.saturating_sub(wall_ms).max(0);
+            // Nothing that was attempted pauses for longer than this.
+            let left = if attempts > 0 { left.min(longest) } else { left };
+            let at = now.saturating_add(left.unsigned_abs());
+            match attempts {
+                0 => book.schedule(entry, at),
+                _ => book.put_off(Carried::new(entry, attempts), at),
+            }
+        }
+        for pause in &recovered.paused {
+            if pause.scope == EVERYTHING {
+                book.paused = true;
+            } else {
+                let line = book.line(&pause.scope);
+                book.pause(line, true);
+            }
+        }
+        let state = State {
+            limits,
+            book,
+            keys,
+            reserved: HashMap::new(),
+            waiting: HashedMap::default(),
+            flights: HashMap::new(),
+            prepared: VecDeque::new(),
+            hot: Hot::default(),
+            unwritten: VecDeque::new(),
+            counters: Counters::default(),
+            dice: Dice(seed),
+            next_id: recovered.next.0,
+            next_call: 0,
+            pauses: recovered.paused,
+            oldest_created_ms: None,
+            tended: crate::tend::Tended::default(),
+        };
+        let shared = Arc::new(Self::new(journal, clock, wall_ms, state));
+        shared.doubt_all(doubtful);
+        Ok(shared)
+    }
+
+    /// Those of which it is not known what became of them hold up what is behind them, and are asked for.
+    fn doubt_all(self: &Arc<Self>, rows: Vec<JobRow>) {
+        let (now, wall_ms) = (self.clock.now(), self.wall_ms());
+        let found = rows.iter().filter(|row| row.state == JobState::Dispatching);
+        let found: Vec<Change> = found.map(|row| unknown_now(row, wall_ms)).collect();
+        for batch in found.chunks(SEVERAL_LIMIT) {
+            if let Err(error) = self.written_now(Change::Several(batch.to_vec())) {
+                // They are found in the same state next time, and are in doubt here all the same.
+                tracing::error!(%error, "jobs that were under way could not be noted as unknown");
+            }
+        }
+        for row in rows {
+            let since = row.outcome_ms.filter(|_| row.state == JobState::Unknown).unwrap_or(wall_ms);
+            let hold = row.order.map(|_| {
+                let hold = self.unknown_hold(&row);
+                let passed = Duration::from_millis(wall_ms.saturating_sub(since).max(0).unsigned_abs());
+                now.saturating_add(whole_ms(hold.saturating_sub(passed)))
+            });
+            let mut state = self.lock();
+            let entry = entry_of(&mut state.book, &row);
+            state.book.doubt(InDoubt::new(entry, row.attempts), hold, Some(now));
+        }
+    }
+
+    /// How long an unknown outcome holds up others, as the job's own settings say.
+    fn unknown_hold(&self, row: &JobRow) -> Duration {
+        let record = self.journal.request(row.id).ok().flatten();
+        let request = record.and_then(|record| StoredRequest::decode(record).ok());
+        request.map_or_else(
+            || model::queue::QueuedRoute::default().unknown_hold,
+            |request| request.settings.unknown_hold,
+        )
+    }
+
+    /// Writes a change and waits for it. Blocks; for the time before there is a courier.
+    fn written_now(&self, change: Change) -> Result<(), WriteError> {
+        let (sender, written) = mpsc::channel();
+        self.journal.update(change, move |result| {
+            // Whoever waits does so until this.
+            let _ = sender.send(result);
+        });
+        written.recv().unwrap_or_else(|_| Err(WriteError::Broken("its writer has ended".into())))
+    }
+}
+
+/// Puts a pending job where it belongs, as far as that is known before the time is.
+fn enter(book: &mut Book, row: JobRow, wall_ms: i64, later: &mut Vec<Later>, doubtful: &mut Vec<JobRow>) {
+    if !row.state.is_pending() {
+        return;
+    }
+    let entry = entry_of(book, &row);
+    book.count(entry.bytes.into());
+    match row.state {
+        JobState::Waiting if row.due_ms > wall_ms => {
+            later.push(Later { entry, due_ms: row.due_ms, attempts: row.attempts });
+        }
+        JobState::Dispatching if !row.idempotent => doubtful.push(row),
+        JobState::Unknown => doubtful.push(row),
+        // What can be sent again is, in the order of the numbers.
+        JobState::Waiting | JobState::Dispatching => book.push(entry),
+        JobState::Done | JobState::Rejected | JobState::Dead | JobState::Cancelled | JobState::Dropped => {}
+    }
+}
+
+/// A row as the book knows it.
+pub(crate) fn entry_of(book: &mut Book, row: &JobRow) -> Entry {
+    Entry {
+        id: row.id.0,
+        order: row.order.unwrap_or_default(),
+        bytes: u32::try_from(row.request_bytes).unwrap_or(u32::MAX),
+        route: book.line(&row.route),
+        flags: 0,
+    }
+}
+
+fn unknown_now(row: &JobRow, at_ms: i64) -> Change {
+    let (id, attempts) = (row.id, row.attempts);
+    let ended = store::journal::AttemptRecord {
+        number: attempts,
+        began_ms: row.due_ms,
+        ended_ms: at_ms,
+        status: None,
+        text: "the gateway ended before it was answered".into(),
+    };
+    Change::Outcome { id, attempts, at_ms, state: JobState::Unknown, response: None, ended: Some(ended) }
+}
+
+fn unreadable(path: &Path, error: &ReadError) -> OpenError {
+    OpenError::Damaged { path: path.to_owned(), cause: error.to_string() }
+}

@@ -1,0 +1,354 @@
+//! What all handles of a queue share, and how what was decided is written down and then takes effect.
+
+use crate::book::{Book, Carried, Entry, InDoubt};
+use crate::call::{Call, CallId};
+use crate::clock::{Clock, Moment, whole_ms};
+use crate::codec::StoredRequest;
+use crate::deliver::Flight;
+use crate::job::{Answer, JobId, JobState, JobView};
+use crate::keys::{HashedMap, KeyHash, Keys};
+use crate::operation::Counters;
+use crate::saga::Action;
+use crate::submission::{FullWhy, Waited};
+use crate::values::Paths;
+use bytes::Bytes;
+use model::queue::{QueueLimits, QueuedRoute, Saga};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use store::commit::WriteError;
+use store::journal::{Change, Journal};
+use tokio::sync::{Notify, oneshot};
+
+/// Bytes of requests that are kept in memory from when they are accepted to when they are settled. Others are read
+/// from disk when they are due.
+pub(crate) const HOT_BYTES_LIMIT: usize = 4 * 1024 * 1024;
+/// Encoded settings and sagas that are kept; all are forgotten when there are more, as after some releases.
+const ENCODED_LIMIT: usize = 64;
+/// Outcomes that may wait for room on the disk. While there are any, no call is made, so there are no more than
+/// calls were under way.
+pub(crate) const REWRITE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A queue.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) journal: Journal,
+    pub(crate) clock: Clock,
+    /// The time on the wall when the queue was opened, and when that was.
+    pub(crate) opened: (i64, Moment),
+    pub(crate) paths: Paths,
+    /// Wakes the courier.
+    pub(crate) wake: Notify,
+    encoded: Mutex<Encoded>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct Encoded {
+    settings: Vec<(Arc<QueuedRoute>, Bytes)>,
+    sagas: Vec<(Arc<Saga>, Bytes)>,
+}
+
+/// What changes. Locked for moments only, never while anything is written or read.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) limits: QueueLimits,
+    pub(crate) book: Book,
+    pub(crate) keys: Keys,
+    /// Keys of requests that are being written.
+    pub(crate) reserved: HashMap<KeyHash, Reserved>,
+    pub(crate) waiting: HashedMap<u64, Waiting>,
+    pub(crate) flights: HashMap<CallId, Flight>,
+    /// Calls that may be made at once.
+    pub(crate) prepared: VecDeque<Call>,
+    pub(crate) hot: Hot,
+    pub(crate) unwritten: VecDeque<(Change, After)>,
+    pub(crate) counters: Counters,
+    pub(crate) dice: Dice,
+    pub(crate) next_id: u64,
+    pub(crate) next_call: u64,
+    pub(crate) pauses: Vec<store::journal::Pause>,
+    pub(crate) oldest_created_ms: Option<i64>,
+    pub(crate) tended: crate::tend::Tended,
+}
+
+/// A key whose request is being written, and who waits to see whether it is.
+#[derive(Debug, Default)]
+pub(crate) struct Reserved {
+    pub(crate) others: Vec<oneshot::Sender<()>>,
+}
+
+/// Who waits for a job.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// Its own client, which has not been told 202.
+    pub(crate) client: Option<Client>,
+    pub(crate) others: Vec<oneshot::Sender<()>>,
+}
+
+/// A client that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) answer: oneshot::Sender<Waited>,
+    pub(crate) view: JobView,
+}
+
+impl Client {
+    /// Answers it. Whether it was still there.
+    pub(crate) fn tell(self, state: JobState, at_ms: i64, attempts: u32, answer: Option<Answer>) -> bool {
+        let view = JobView { state, finished_ms: Some(at_ms), attempts, ..self.view };
+        self.answer.send(Waited::Settled(view, answer)).is_ok()
+    }
+}
+
+/// Requests in memory.
+#[derive(Debug, Default)]
+pub(crate) struct Hot {
+    requests: HashedMap<u64, (Arc<StoredRequest>, usize)>,
+    bytes: usize,
+}
+
+impl Hot {
+    /// Keeps a request, if there is room for it.
+    pub(crate) fn keep(&mut self, id: u64, request: &Arc<StoredRequest>, bytes: usize) {
+        if self.bytes + bytes <= HOT_BYTES_LIMIT && self.requests.insert(id, (request.clone(), bytes)).is_none() {
+            self.bytes += bytes;
+        }
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<StoredRequest>> {
+        self.requests.get(&id).map(|(request, _)| request.clone())
+    }
+
+    pub(crate) fn remove(&mut self, id: u64) {
+        if let Some((_, bytes)) = self.requests.remove(&id) {
+            self.bytes -= bytes;
+        }
+    }
+}
+
+/// A small generator (splitmix64, Steele and others 2014) for pauses. Nothing relies on that nobody can guess them.
+#[derive(Debug)]
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// What takes effect once a change is on disk.
+#[derive(Debug)]
+pub(crate) enum After {
+    /// The job is settled.
+    Settled(Box<Settled>),
+    /// It is to be attempted again.
+    PutOff(Box<Carried>, Moment),
+    /// It is not known what became of it.
+    Doubt { doubt: Box<InDoubt>, hold: Option<Moment>, probe: Option<Moment> },
+    /// A probe has not settled what became of the job.
+    AskAgain { id: u64, denials: u32, at: Option<Moment> },
+    /// The call that was announced is made.
+    Go(Call),
+    /// Nothing.
+    Nothing,
+}
+
+/// How a job was settled.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) entry: Entry,
+    pub(crate) state: JobState,
+    pub(crate) attempts: u32,
+    pub(crate) at_ms: i64,
+    pub(crate) answer: Option<Answer>,
+    /// Its client, if that is to be told now.
+    pub(crate) client: Option<Client>,
+    /// How its saga ended.
+    pub(crate) saga: Option<Action>,
+}
+
+impl Shared {
+    pub(crate) fn new(journal: Journal, clock: Clock, wall_ms: i64, state: State) -> Self {
+        let opened = (wall_ms, clock.now());
+        let (paths, wake) = (Paths::default(), Notify::new());
+        Self { journal, clock, opened, paths, wake, encoded: Mutex::default(), state: Mutex::new(state) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // Whoever panicked with the lock in hand left a state that is as good as any other: each change is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time on the wall, as it goes on from when the queue was opened: it does not jump when the clock is set.
+    pub(crate) fn wall_ms(&self) -> i64 {
+        self.wall_at(self.clock.now())
+    }
+
+    /// The time on the wall at a moment.
+    pub(crate) fn wall_at(&self, moment: Moment) -> i64 {
+        self.opened.0.saturating_add(moment as i64).saturating_sub(self.opened.1 as i64)
+    }
+
+    /// Settings and saga of a job as they are written down.
+    pub(crate) fn encoded(&self, settings: &Arc<QueuedRoute>, saga: Option<&Arc<Saga>>) -> (Bytes, Bytes) {
+        let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = known(&mut encoded.settings, settings, crate::codec::encode_settings);
+        let saga = saga.map_or_else(Bytes::new, |saga| known(&mut encoded.sagas, saga, crate::codec::encode_saga));
+        (settings, saga)
+    }
+
+    /// Why nothing is written any longer.
+    pub(crate) fn trouble(&self) -> Option<WriteError> {
+        self.journal.trouble()
+    }
+
+    /// Writes a change; `after` takes effect once it is on disk.
+    pub(crate) fn write(self: &Arc<Self>, change: Change, after: After) {
+        let shared = self.clone();
+        let kept = change.clone();
+        self.journal.update(change, move |written| shared.written(kept, after, written));
+    }
+
+    fn written(self: &Arc<Self>, change: Change, after: After, written: Result<(), WriteError>) {
+        match written {
+            Ok(()) => self.take_effect(after),
+            Err(WriteError::Refused(why)) => {
+                // Nobody else writes to a job that is busy, so the file does not hold what it should.
+                tracing::error!(%why, ?change, "the queue's file refuses an outcome; it stands in memory only");
+                self.take_effect(after);
+            }
+            Err(WriteError::Full | WriteError::Reserve { .. } | WriteError::Busy(_)) => {
+                let mut state = self.lock();
+                let after = state.tell_early(after);
+                state.unwritten.push_back((change, after));
+            }
+            Err(WriteError::Fenced { .. } | WriteError::Broken(_) | WriteError::Damaged(_)) => {
+                // The client hears the truth; the next owner finds the job as it was before.
+                let mut state = self.lock();
+                state.tell_early(after);
+            }
+        }
+    }
+
+    pub(crate) fn take_effect(&self, after: After) {
+        let mut state = self.lock();
+        let told = match after {
+            After::Settled(settled) => state.settle(*settled),
+            After::PutOff(carried, at) => {
+                state.book.put_off(*carried, at);
+                Vec::new()
+            }
+            After::Doubt { doubt, hold, probe } => {
+                state.counters.unknown += 1;
+                state.book.doubt(*doubt, hold, probe);
+                Vec::new()
+            }
+            After::AskAgain { id, denials, at } => {
+                state.book.probe_later(id, denials, at);
+                Vec::new()
+            }
+            After::Go(call) => {
+                state.prepared.push_back(call);
+                Vec::new()
+            }
+            After::Nothing => Vec::new(),
+        };
+        drop(state);
+        for other in told {
+            // It may have stopped waiting.
+            let _ = other.send(());
+        }
+        self.wake.notify_one();
+    }
+}
+
+impl State {
+    /// Ends a job; returns those who wait for that.
+    fn settle(&mut self, settled: Settled) -> Vec<oneshot::Sender<()>> {
+        let Settled { entry, state, attempts, at_ms, answer, client, saga } = settled;
+        let counters = &mut self.counters;
+        match state {
+            JobState::Done => counters.delivered += 1,
+            JobState::Rejected => counters.rejected += 1,
+            JobState::Dead => counters.dead += 1,
+            JobState::Cancelled => counters.cancelled += 1,
+            JobState::Dropped => counters.dropped += 1,
+            JobState::Waiting | JobState::Dispatching | JobState::Unknown => {}
+        }
+        match saga {
+            Some(Action::Complete) => counters.sagas_complete += 1,
+            Some(Action::Undone(_)) => counters.sagas_undone += 1,
+            Some(Action::Stuck(_)) => counters.sagas_undo_dead += 1,
+            Some(Action::Call(_) | Action::Resolve(_)) | None => {}
+        }
+        self.book.settle(entry.id, entry.order);
+        self.book.uncount(entry.bytes.into());
+        self.hot.remove(entry.id);
+        let waiting = self.waiting.remove(&entry.id).unwrap_or_default();
+        if let Some(client) = client.or(waiting.client)
+            && client.tell(state, at_ms, attempts, answer)
+        {
+            self.counters.answered_directly += 1;
+        }
+        waiting.others
+    }
+
+    /// Tells a client what is known although it could not be written.
+    pub(crate) fn tell_early(&mut self, mut after: After) -> After {
+        if let After::Settled(settled) = &mut after
+            && let Some(client) = settled.client.take()
+            && client.tell(settled.state, settled.at_ms, settled.attempts, settled.answer.clone())
+        {
+            self.counters.answered_directly += 1;
+        }
+        after
+    }
+
+    /// A number for a call.
+    pub(crate) fn call_id(&mut self) -> CallId {
+        self.next_call += 1;
+        CallId(self.next_call)
+    }
+}
+
+/// The moment that is `pause` after `now`.
+pub(crate) fn later(now: Moment, pause: Duration) -> Moment {
+    now.saturating_add(whole_ms(pause))
+}
+
+/// `time` in milliseconds, for sums with times on the wall.
+pub(crate) fn span_ms(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Why a write failed, for whoever submitted.
+pub(crate) fn full_why(error: WriteError) -> FullWhy {
+    match error {
+        WriteError::Full | WriteError::Reserve { .. } => FullWhy::Disk(error.to_string()),
+        WriteError::Busy(why) | WriteError::Refused(why) => FullWhy::Refused(why),
+        WriteError::Broken(why) | WriteError::Damaged(why) => FullWhy::Broken(why),
+        WriteError::Fenced { .. } => FullWhy::Fenced,
+    }
+}
+
+/// The encoded form of what is shared, made once.
+fn known<T>(kept: &mut Vec<(Arc<T>, Bytes)>, wanted: &Arc<T>, encode: impl FnOnce(&T) -> Bytes) -> Bytes {
+    if let Some((_, bytes)) = kept.iter().find(|(known, _)| Arc::ptr_eq(known, wanted)) {
+        return bytes.clone();
+    }
+    if kept.len() >= ENCODED_LIMIT {
+        kept.clear();
+    }
+    let bytes = encode(wanted);
+    kept.push((wanted.clone(), bytes.clone()));
+    bytes
+}
+
+/// A job, for messages.
+pub(crate) fn job_id(entry: &Entry) -> JobId {
+    JobId(entry.id)
+}

@@ -1,0 +1,180 @@
+//! What has to be done now and then, a little each time.
+
+use crate::book::Entry;
+use crate::clock::Moment;
+use crate::codec::StoredRequest;
+use crate::deliver::{Job, settle};
+use crate::job::{JobId, JobState};
+use crate::keys::Stretch;
+use crate::shared::{REWRITE_PAUSE, Shared, job_id, later, span_ms};
+use std::sync::Arc;
+use std::time::Duration;
+use store::journal::{AttemptRecord, Filter, Retention};
+
+/// Jobs that are forgotten in one transaction, so that none of those that wait for it waits for long.
+const FORGET_JOBS: u32 = 500;
+/// How long after everything old was forgotten it is looked for again.
+const FORGET_PAUSE: Duration = Duration::from_secs(60);
+/// How long the audit log is kept.
+const OPERATIONS_KEPT: Duration = Duration::from_secs(400 * 86_400);
+/// Rows that are looked at to see which keys are forgotten.
+const SWEEP_ROWS: u32 = 1_000;
+/// Jobs of one line that are given up for their age at a time.
+const TOO_OLD_JOBS: usize = 100;
+
+/// Where tending is.
+#[derive(Debug, Default)]
+pub(crate) struct Tended {
+    forget_at: Moment,
+    forgetting: bool,
+    rewrite_at: Moment,
+    sweep: Option<Sweep>,
+}
+
+/// A stretch of keys that is compared with the rows, some at a time.
+#[derive(Debug)]
+struct Sweep {
+    stretch: Stretch,
+    after: JobId,
+    left: Vec<JobId>,
+}
+
+impl Shared {
+    /// Does a little of everything that is due. Reads from disk.
+    pub(crate) fn tend(self: &Arc<Self>) {
+        self.rewrite();
+        if self.trouble().is_some() {
+            return;
+        }
+        self.forget();
+        self.sweep();
+        self.give_up_old();
+        self.note_oldest();
+    }
+
+    /// Writes again what could not be written.
+    fn rewrite(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        if now < state.tended.rewrite_at {
+            return;
+        }
+        state.tended.rewrite_at = later(now, REWRITE_PAUSE);
+        let unwritten = std::mem::take(&mut state.unwritten);
+        drop(state);
+        let any = !unwritten.is_empty();
+        for (change, after) in unwritten {
+            self.write(change, after);
+        }
+        if any {
+            // Deliveries were held up by what was not written.
+            self.wake.notify_one();
+        }
+    }
+
+    fn forget(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let wall_ms = self.wall_ms();
+        let mut state = self.lock();
+        if state.tended.forgetting || now < state.tended.forget_at {
+            return;
+        }
+        state.tended.forgetting = true;
+        let retention = Retention {
+            finished_before_ms: wall_ms.saturating_sub(span_ms(state.limits.retention)),
+            // Dead letters are kept until an operator has dealt with them.
+            held_before_ms: None,
+            operations_before_ms: Some(wall_ms.saturating_sub(span_ms(OPERATIONS_KEPT))),
+            limit: FORGET_JOBS,
+        };
+        drop(state);
+        let shared = self.clone();
+        self.journal.forget(retention, move |forgotten| {
+            let mut state = shared.lock();
+            state.tended.forgetting = false;
+            let more = forgotten.as_ref().is_ok_and(|forgotten| forgotten.more);
+            state.tended.forget_at = if more { now } else { later(now, FORGET_PAUSE) };
+            drop(state);
+            if let Err(error) = forgotten {
+                tracing::warn!(%error, "old jobs could not be forgotten; it is tried again");
+            }
+        });
+    }
+
+    /// Compares some keys with the rows: those of forgotten jobs are forgotten.
+    fn sweep(&self) {
+        let wall_ms = self.wall_ms();
+        let mut state = self.lock();
+        let retention = span_ms(state.limits.retention);
+        let sweep = state.tended.sweep.take().or_else(|| {
+            let before = wall_ms.saturating_sub(retention);
+            let stretch = state.keys.to_sweep(before, wall_ms.saturating_sub(retention / 8))?;
+            Some(Sweep { stretch, after: JobId(stretch.first.0.saturating_sub(1)), left: Vec::new() })
+        });
+        drop(state);
+        let Some(mut sweep) = sweep else { return };
+        let rows = match self.journal.list(&Filter::default(), sweep.after, SWEEP_ROWS) {
+            Ok(rows) => rows,
+            Err(error) => return tracing::warn!(%error, "keys cannot be compared with their jobs"),
+        };
+        let last = rows.last().map(|row| row.id);
+        let inside = rows.iter().map(|row| row.id).filter(|id| *id <= sweep.stretch.last);
+        sweep.left.extend(inside);
+        let mut state = self.lock();
+        match last.filter(|last| *last < sweep.stretch.last && rows.len() == SWEEP_ROWS as usize) {
+            Some(last) => {
+                sweep.after = last;
+                state.tended.sweep = Some(sweep);
+            }
+            None => state.keys.sweep(sweep.stretch, &sweep.left, wall_ms),
+        }
+    }
+
+    /// Gives up jobs that got too old while they waited for their turn.
+    fn give_up_old(self: &Arc<Self>) {
+        for _ in 0..TOO_OLD_JOBS {
+            let heads = self.lock().book.heads();
+            let old: Vec<Job> = heads.into_iter().filter_map(|entry| self.too_old(entry)).collect();
+            if old.is_empty() {
+                return;
+            }
+            for job in old {
+                self.give_up(job);
+            }
+        }
+    }
+
+    /// The job of a fresh entry, if it is too old. None also where it cannot be read: its turn shows why.
+    fn too_old(&self, entry: Entry) -> Option<Job> {
+        let id = job_id(&entry);
+        let request = match self.lock().hot.get(entry.id) {
+            Some(request) => request,
+            None => Arc::new(StoredRequest::decode(self.journal.request(id).ok()??).ok()?),
+        };
+        let row = self.journal.job(id).ok()??;
+        let untouched = row.state == JobState::Waiting && row.attempts == 0;
+        let from_ms = row.due_ms.max(request.head.from_ms);
+        let job = Job { entry, request, attempts: 0, excused: 0, tries: 0, from_ms, known: Vec::new() };
+        (untouched && self.is_too_old(&job)).then_some(job)
+    }
+
+    fn give_up(self: &Arc<Self>, job: Job) {
+        let at_ms = self.wall_ms();
+        {
+            let mut state = self.lock();
+            if !state.book.claim_head(job.entry) {
+                return;
+            }
+        }
+        let text = format!("given up: older than {} s", job.request.settings.max_age.as_secs());
+        let ended = AttemptRecord { number: 0, began_ms: at_ms, ended_ms: at_ms, status: None, text };
+        let (change, after) = settle(&job, JobState::Dead, at_ms, None, Some(ended));
+        self.write(change, after);
+    }
+
+    fn note_oldest(&self) {
+        let oldest = self.lock().book.oldest();
+        let row = oldest.and_then(|id| self.journal.job(JobId(id)).ok().flatten());
+        self.lock().oldest_created_ms = row.map(|row| row.created_ms);
+    }
+}

@@ -1,0 +1,192 @@
+//! Who waits for a job, and what they are told.
+
+use crate::job::{Answer, JobName, JobView};
+use crate::shared::{Shared, later};
+use crate::submission::{Cancelled, Waited};
+use std::sync::Arc;
+use std::time::Duration;
+use store::journal::{Change, ReadError};
+use tokio::sync::oneshot;
+
+/// A job that was just accepted, in the hands of whoever answers its client. Dropping it says that the client is
+/// gone.
+#[derive(Debug)]
+pub struct Ticket {
+    shared: Arc<Shared>,
+    view: JobView,
+    answered: oneshot::Receiver<Waited>,
+}
+
+impl Ticket {
+    pub(crate) fn new(shared: Arc<Shared>, view: JobView, answered: oneshot::Receiver<Waited>) -> Self {
+        Self { shared, view, answered }
+    }
+
+    /// The job's name.
+    pub fn name(&self) -> JobName {
+        self.view.name
+    }
+
+    /// Waits for the answer, at most for `time`. After [`Waited::Pending`] the client is told 202: what happens to
+    /// the job from now on is no longer an answer to it. Cancel-safe: the job goes on, and the client is gone.
+    pub async fn wait(mut self, time: Duration) -> Waited {
+        let until = later(self.shared.clock.now(), time);
+        let clock = self.shared.clock.clone();
+        tokio::select! {
+            biased;
+            answered = &mut self.answered => return answered.unwrap_or_else(|_| self.pending()),
+            () = clock.sleep_until(until) => {}
+        }
+        if self.leave() {
+            return self.pending();
+        }
+        // Its answer is there, and being written down.
+        match (&mut self.answered).await {
+            Ok(waited) => waited,
+            Err(_) => self.pending(),
+        }
+    }
+
+    fn pending(&self) -> Waited {
+        let mut state = self.shared.lock();
+        state.counters.answered_202 += 1;
+        let now = state.book.state(self.view.name.id.0);
+        Waited::Pending(JobView { state: now, ..self.view.clone() })
+    }
+
+    /// Waits no longer. Whether there was still something to wait for.
+    fn leave(&self) -> bool {
+        let id = self.view.name.id.0;
+        let mut state = self.shared.lock();
+        let Some(waiting) = state.waiting.get_mut(&id) else { return false };
+        let left = waiting.client.take().is_some();
+        if waiting.others.is_empty() {
+            state.waiting.remove(&id);
+        }
+        left
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Shared {
+    /// Waits until a job is settled.
+    pub(crate) async fn wait(
+        self: &Arc<Self>,
+        name: JobName,
+        time: Duration,
+    ) -> Result<Option<Waited>, ReadError> {
+        let until = later(self.clock.now(), time);
+        let guard = Waits { shared: self, id: name.id.0 };
+        // First to wait, then to look: what is settled in between is not missed.
+        let (sender, mut settled) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            let others = &mut state.waiting.entry(name.id.0).or_default().others;
+            others.retain(|other| !other.is_closed());
+            others.push(sender);
+        }
+        let mut found = self.find(name).await?;
+        if matches!(&found, Some((view, _)) if !view.is_settled()) && !time.is_zero() {
+            tokio::select! {
+                _ = &mut settled => {}
+                () = self.clock.sleep_until(until) => {}
+            }
+            found = self.find(name).await?;
+        }
+        drop(settled);
+        drop(guard);
+        Ok(found.map(|(view, answer)| match view.is_settled() {
+            true => Waited::Settled(view, answer),
+            false => Waited::Pending(view),
+        }))
+    }
+
+    /// A job of this name, and its answer.
+    pub(crate) async fn find(
+        self: &Arc<Self>,
+        name: JobName,
+    ) -> Result<Option<(JobView, Option<Answer>)>, ReadError> {
+        let found = self.read(move |shared| shared.look(name.id)).await?;
+        Ok(found.filter(|(view, _)| view.name.tag.matches(&name.tag)))
+    }
+
+    /// Takes a job back for its client.
+    pub(crate) async fn cancel(self: &Arc<Self>, name: JobName) -> Cancelled {
+        let shared = self.clone();
+        // Detached: whoever asked may go, and what was begun is done.
+        let work = tokio::spawn(async move { shared.cancel_now(name).await });
+        work.await.expect("cancelling neither panics nor is it cancelled")
+    }
+
+    async fn cancel_now(self: &Arc<Self>, name: JobName) -> Cancelled {
+        let read = |error: ReadError| Cancelled::Failed(crate::submission::FullWhy::Refused(error.to_string()));
+        let id = name.id;
+        match self.find(name).await {
+            Err(error) => return read(error),
+            Ok(None) => return Cancelled::Gone,
+            Ok(Some((view, _))) if view.state != crate::job::JobState::Waiting || view.attempts > 0 => {
+                return Cancelled::TooLate(view);
+            }
+            Ok(Some(_)) => {}
+        }
+        if !self.lock().book.claim(id.0) {
+            return match self.find(name).await {
+                Err(error) => read(error),
+                Ok(None) => Cancelled::Gone,
+                Ok(Some((view, _))) => Cancelled::TooLate(view),
+            };
+        }
+        // In hand, nothing changes it any more.
+        let row = self.read(move |shared| shared.journal.job(id)).await;
+        let row = match row {
+            Ok(Some(row)) if row.state == crate::job::JobState::Waiting && row.attempts == 0 => row,
+            Ok(found) => {
+                self.lock().book.unclaim(id.0);
+                self.wake.notify_one();
+                return found.map_or(Cancelled::Gone, |row| Cancelled::TooLate(self.view(&row)));
+            }
+            Err(error) => {
+                self.lock().book.unclaim(id.0);
+                self.wake.notify_one();
+                return read(error);
+            }
+        };
+        let state = crate::job::JobState::Cancelled;
+        let at_ms = self.wall_ms();
+        let change = Change::Outcome { id, attempts: 0, at_ms, state, response: None, ended: None };
+        match self.written_down(change).await {
+            Ok(()) => {
+                self.let_go(&row, state);
+                Cancelled::Yes
+            }
+            Err(error) => {
+                self.lock().book.unclaim(id.0);
+                self.wake.notify_one();
+                Cancelled::Failed(crate::shared::full_why(error))
+            }
+        }
+    }
+}
+
+/// Forgets, when it goes, that somebody waits for a job nobody else waits for.
+struct Waits<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if let Some(waiting) = state.waiting.get_mut(&self.id) {
+            waiting.others.retain(|other| !other.is_closed());
+            if waiting.others.is_empty() && waiting.client.is_none() {
+                state.waiting.remove(&self.id);
+            }
+        }
+    }
+}

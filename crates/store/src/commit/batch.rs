@@ -1,0 +1,173 @@
+//! The writer's thread: batches of jobs, each one transaction.
+
+use super::{BATCH_BYTES_LIMIT, BATCH_LIMIT, Between, Guard, STATEMENTS_KEPT, Trouble, WriteError, gone};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::mpsc;
+
+/// One write on its way.
+pub(super) trait Job: Send {
+    /// Adds to the batch.
+    fn run(&mut self, transaction: &Transaction<'_>) -> Result<(), WriteError>;
+    /// Called once the batch is on disk, or is not.
+    fn answer(self: Box<Self>, committed: Result<(), WriteError>);
+    /// Whether it may fail after it has written something, so that it needs a savepoint of its own.
+    fn may_fail_halfway(&self) -> bool;
+    /// About how many bytes it writes.
+    fn bytes(&self) -> usize;
+}
+
+/// A write and who is told of it.
+pub(super) struct Submitted<T, W, D> {
+    pub(super) work: Option<W>,
+    pub(super) made: Option<T>,
+    pub(super) done: D,
+    pub(super) may_fail_halfway: bool,
+    pub(super) bytes: usize,
+}
+
+impl<T, W, D> Job for Submitted<T, W, D>
+where
+    T: Send,
+    W: FnOnce(&Transaction<'_>) -> Result<T, WriteError> + Send,
+    D: FnOnce(Result<T, WriteError>) + Send,
+{
+    fn run(&mut self, transaction: &Transaction<'_>) -> Result<(), WriteError> {
+        if let Some(work) = self.work.take() {
+            self.made = Some(work(transaction)?);
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), WriteError>) {
+        let Self { made, done, .. } = *self;
+        done(committed.and_then(|()| made.ok_or_else(gone)));
+    }
+
+    fn may_fail_halfway(&self) -> bool {
+        self.may_fail_halfway
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The writer's thread.
+pub(super) struct Thread {
+    pub(super) queue: mpsc::Receiver<Box<dyn Job>>,
+    pub(super) waiting_bytes: Arc<AtomicUsize>,
+    pub(super) trouble: Trouble,
+    pub(super) guard: Option<Guard>,
+    pub(super) between: Option<Between>,
+}
+
+impl Thread {
+    pub(super) fn run(mut self, mut connection: Connection) {
+        // Every text that the room uses stays prepared.
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+        let mut written = Vec::new();
+        while let Some(first) = self.queue.blocking_recv() {
+            let committed = match self.trouble.get() {
+                Some(why) => {
+                    written.push(self.taken(first));
+                    Err(why)
+                }
+                None => self.batch(&mut connection, first, &mut written),
+            };
+            if let Err(why @ (WriteError::Broken(_) | WriteError::Damaged(_) | WriteError::Fenced { .. })) = &committed {
+                self.trouble.set(why.clone());
+            }
+            for job in written.drain(..) {
+                job.answer(committed.clone());
+            }
+            if let Some(between) = self.between.as_mut().filter(|_| committed.is_ok())
+                && let Err(why) = between(&connection)
+            {
+                self.trouble.set(why);
+            }
+        }
+    }
+
+    /// One transaction: `first`, and whatever has arrived meanwhile. `written` are the jobs that are to hear how it
+    /// went; those that failed alone have heard already.
+    fn batch(
+        &mut self,
+        connection: &mut Connection,
+        first: Box<dyn Job>,
+        written: &mut Vec<Box<dyn Job>>,
+    ) -> Result<(), WriteError> {
+        let mut next = Some(self.taken(first));
+        // The lock is taken before anything is read, so that no other process can write in between.
+        let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let begun = begun.map_err(WriteError::from).and_then(|transaction| {
+            self.guard.as_mut().map_or(Ok(()), |guard| guard(&transaction)).map(|()| transaction)
+        });
+        let transaction = match begun {
+            Ok(transaction) => transaction,
+            Err(why) => {
+                written.extend(next);
+                return Err(why);
+            }
+        };
+        let (mut count, mut bytes) = (0, 0);
+        while let Some(mut job) = next.take() {
+            count += 1;
+            bytes += job.bytes();
+            let ran = match job.may_fail_halfway() {
+                true => in_savepoint(&transaction, &mut *job),
+                false => job.run(&transaction),
+            };
+            match ran {
+                Ok(()) => written.push(job),
+                Err(why) if loses_batch(&transaction, &*job, &why) => {
+                    written.push(job);
+                    return Err(why);
+                }
+                Err(why) => job.answer(Err(why)),
+            }
+            if count < BATCH_LIMIT && bytes < BATCH_BYTES_LIMIT {
+                next = self.queue.try_recv().ok().map(|job| self.taken(job));
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    fn taken(&self, job: Box<dyn Job>) -> Box<dyn Job> {
+        self.waiting_bytes.fetch_sub(job.bytes(), Ordering::Relaxed);
+        job
+    }
+}
+
+fn in_savepoint(transaction: &Transaction<'_>, job: &mut dyn Job) -> Result<(), WriteError> {
+    let run = |sql: &str| transaction.prepare_cached(sql)?.execute([]);
+    run("SAVEPOINT job")?;
+    match job.run(transaction) {
+        Ok(()) => {
+            run("RELEASE job")?;
+            Ok(())
+        }
+        Err(error) => {
+            if !transaction.is_autocommit() {
+                run("ROLLBACK TO job")?;
+                run("RELEASE job")?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Whether a failed job has taken its batch with it. SQLite undoes the whole transaction by itself on some errors, a
+/// full disk among them.
+fn loses_batch(transaction: &Transaction<'_>, job: &dyn Job, error: &WriteError) -> bool {
+    let nothing_written = match error {
+        WriteError::Refused(_) | WriteError::Reserve { .. } => true,
+        WriteError::Full
+        | WriteError::Fenced { .. }
+        | WriteError::Busy(_)
+        | WriteError::Damaged(_)
+        | WriteError::Broken(_) => job.may_fail_halfway(),
+    };
+    !nothing_written || transaction.is_autocommit() || matches!(error, WriteError::Damaged(_))
+}

@@ -1,0 +1,360 @@
+//! Rows as they are read back, checked against their sums.
+
+use super::card::{Bound, Card};
+use super::row::{
+    AttemptRecord, Count, Filter, Identity, JobId, JobRow, JobState, Operation, Pause, Size, StepRecord,
+};
+use super::sum::{self, What};
+use crate::commit::WriteError;
+use bytes::Bytes;
+use rusqlite::types::{FromSql, FromSqlError};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, params};
+use std::sync::Arc;
+
+/// The columns of [`Narrow`], in order.
+macro_rules! select_jobs {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, state, attempts, due_ms, changed_ms, moving_sum, created_ms, route, card FROM job ",
+            $rest
+        )
+    };
+}
+
+pub(super) const ONE_JOB: &str = select_jobs!("WHERE id = ?1");
+const AFTER: &str = select_jobs!("WHERE id > ?1 ORDER BY id LIMIT ?2");
+const BY_NUMBER: &str = select_jobs!(
+    "WHERE id > ?1 AND (?2 >> state) & 1 AND (?3 IS NULL OR route = ?3) \
+     AND (?4 IS NULL OR created_ms >= ?4) AND (?5 IS NULL OR created_ms < ?5) ORDER BY id"
+);
+/// Through the index of jobs that have an outcome, for states that few of them are in.
+const BY_STATE: &str = select_jobs!(
+    "INDEXED BY finished WHERE id > ?1 AND state IN (5, 6, 7, 8, 9) AND (?2 >> state) & 1 \
+     AND (?3 IS NULL OR route = ?3) \
+     AND (?4 IS NULL OR created_ms >= ?4) AND (?5 IS NULL OR created_ms < ?5) ORDER BY id"
+);
+
+/// Why something was not read.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// SQLite says so.
+    Sql(rusqlite::Error),
+    /// What is there makes no sense.
+    Wrong(String),
+}
+
+impl Fault {
+    /// What is damaged, if that is why.
+    pub(super) fn damage(&self) -> Option<String> {
+        match self {
+            Self::Sql(error) => match error.sqlite_error_code() {
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Some(error.to_string()),
+                _ => None,
+            },
+            Self::Wrong(why) => Some(why.clone()),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<FromSqlError> for Fault {
+    fn from(error: FromSqlError) -> Self {
+        Self::Wrong(error.to_string())
+    }
+}
+
+impl From<Fault> for WriteError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Sql(error) => error.into(),
+            Fault::Wrong(why) => Self::Damaged(why),
+        }
+    }
+}
+
+/// A column of the type that it should have.
+fn column<'r, T: FromSql>(row: &'r Row<'_>, i: usize) -> Result<T, Fault> {
+    Ok(T::column_result(row.get_ref(i)?)?)
+}
+
+/// A row of `job` as it stands on disk, borrowed and not yet believed.
+pub(super) struct Narrow<'r> {
+    id: i64,
+    state: i64,
+    attempts: i64,
+    due_ms: i64,
+    changed_ms: i64,
+    moving_sum: &'r [u8],
+    created_ms: i64,
+    route: &'r [u8],
+    card: &'r [u8],
+}
+
+impl<'r> Narrow<'r> {
+    pub(super) fn of(row: &'r Row<'_>) -> Result<Self, Fault> {
+        let bytes = |i| -> Result<&'r [u8], Fault> { Ok(row.get_ref(i)?.as_bytes()?) };
+        Ok(Self {
+            id: column(row, 0)?,
+            state: column(row, 1)?,
+            attempts: column(row, 2)?,
+            due_ms: column(row, 3)?,
+            changed_ms: column(row, 4)?,
+            moving_sum: bytes(5)?,
+            created_ms: column(row, 6)?,
+            route: bytes(7)?,
+            card: bytes(8)?,
+        })
+    }
+
+    pub(super) fn id(&self) -> i64 {
+        self.id
+    }
+
+    pub(super) fn bound(&self) -> Bound<'r> {
+        Bound { id: self.id, created_ms: self.created_ms, route: self.route }
+    }
+
+    /// What never changes, if that can be believed.
+    pub(super) fn card(&self) -> Option<Card> {
+        Card::decode(self.card, self.bound())
+    }
+
+    /// Where it is and how often it was attempted, if that can be believed.
+    pub(super) fn standing(&self) -> Option<(JobState, u32)> {
+        let state = JobState::from_code(self.state)?;
+        let attempts = u32::try_from(self.attempts).ok()?;
+        (sum::moving(self.id, state, attempts, self.changed_ms) == self.moving_sum).then_some((state, attempts))
+    }
+
+    fn wrong(&self) -> Fault {
+        Fault::Wrong(format!("the checksum of job {} is wrong", self.id))
+    }
+
+    /// Both, or what is wrong.
+    pub(super) fn check(&self) -> Result<(JobState, Card), Fault> {
+        self.standing().map(|(state, _)| state).zip(self.card()).ok_or_else(|| self.wrong())
+    }
+
+    fn job(&self, routes: &mut Routes) -> Result<JobRow, Fault> {
+        let (state, attempts) = self.standing().ok_or_else(|| self.wrong())?;
+        let card = self.card().ok_or_else(|| self.wrong())?;
+        Ok(JobRow {
+            id: JobId(self.id.cast_unsigned()),
+            tag: card.tag,
+            created_ms: self.created_ms,
+            due_ms: self.due_ms,
+            route: routes.shared(self.route).ok_or_else(|| self.wrong())?,
+            order: card.order,
+            key: card.key,
+            user: card.user,
+            state,
+            idempotent: card.idempotent,
+            attempts,
+            request_bytes: card.request_bytes,
+            outcome_ms: match state {
+                JobState::Waiting | JobState::Dispatching => None,
+                JobState::Done
+                | JobState::Rejected
+                | JobState::Dead
+                | JobState::Unknown
+                | JobState::Cancelled
+                | JobState::Dropped => Some(self.changed_ms),
+            },
+        })
+    }
+}
+
+/// The names of routes that were read last. There are few of them, and a million jobs.
+#[derive(Debug, Default)]
+pub(super) struct Routes(Vec<Arc<str>>);
+
+/// How many names of routes are remembered during a read.
+const ROUTES_KEPT: usize = 64;
+
+impl Routes {
+    fn shared(&mut self, route: &[u8]) -> Option<Arc<str>> {
+        if let Some(known) = self.0.iter().find(|known| known.as_bytes() == route) {
+            return Some(known.clone());
+        }
+        let new: Arc<str> = str::from_utf8(route).ok()?.into();
+        if self.0.len() == ROUTES_KEPT {
+            self.0.clear();
+        }
+        self.0.push(new.clone());
+        Some(new)
+    }
+}
+
+/// Some jobs after `after`, at most `limit`.
+pub(super) fn after(
+    c: &Connection,
+    routes: &mut Routes,
+    after: i64,
+    limit: u32,
+) -> Result<Vec<JobRow>, Fault> {
+    let mut query = c.prepare_cached(AFTER)?;
+    let mut rows = query.query(params![after, limit])?;
+    let mut found = Vec::with_capacity(limit as usize);
+    while let Some(row) = rows.next()? {
+        found.push(Narrow::of(row)?.job(routes)?);
+    }
+    Ok(found)
+}
+
+pub(super) fn list(c: &Connection, filter: &Filter, after: i64, limit: u32) -> Result<Vec<JobRow>, Fault> {
+    let states = match filter.states.is_empty() {
+        true => &JobState::ALL,
+        false => filter.states.as_slice(),
+    };
+    let bits = states.iter().fold(0_i64, |bits, state| bits | 1 << state.code());
+    let few = |state: &JobState| match state {
+        JobState::Rejected | JobState::Dead | JobState::Unknown | JobState::Cancelled | JobState::Dropped => true,
+        JobState::Waiting | JobState::Dispatching | JobState::Done => false,
+    };
+    let sql = if states.iter().all(few) { BY_STATE } else { BY_NUMBER };
+    let mut query = c.prepare_cached(sql)?;
+    let mut rows =
+        query.query(params![after, bits, filter.route, filter.created_from_ms, filter.created_before_ms])?;
+    let (mut found, mut routes) = (Vec::new(), Routes::default());
+    while found.len() < limit as usize
+        && let Some(row) = rows.next()?
+    {
+        let job = Narrow::of(row)?.job(&mut routes)?;
+        if filter.order.is_none_or(|order| job.order == Some(order)) {
+            found.push(job);
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn job(c: &Connection, id: i64) -> Result<Option<JobRow>, Fault> {
+    let mut query = c.prepare_cached(ONE_JOB)?;
+    let mut rows = query.query([id])?;
+    rows.next()?.map(|row| Narrow::of(row)?.job(&mut Routes::default())).transpose()
+}
+
+pub(super) fn identity(c: &Connection, id: i64) -> Result<Option<Identity>, Fault> {
+    let mut query = c.prepare_cached(ONE_JOB)?;
+    let mut rows = query.query([id])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let (_, Card { fingerprint, credentials, .. }) = Narrow::of(row)?.check()?;
+    Ok(Some(Identity { fingerprint, credentials }))
+}
+
+pub(super) fn request(c: &Connection, id: i64) -> Result<Option<Bytes>, Fault> {
+    wide(c, "SELECT sum, bytes FROM request WHERE id = ?1", id, What::Request)
+}
+
+pub(super) fn response(c: &Connection, id: i64) -> Result<Option<Bytes>, Fault> {
+    wide(c, "SELECT sum, bytes FROM response WHERE id = ?1", id, What::Response)
+}
+
+fn wide(c: &Connection, sql: &str, id: i64, what: What) -> Result<Option<Bytes>, Fault> {
+    let mut query = c.prepare_cached(sql)?;
+    let mut rows = query.query([id])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let bytes = row.get_ref(1)?.as_blob()?;
+    if sum::bytes(id, what, bytes) != row.get_ref(0)?.as_blob()? {
+        let what = format!("{what:?}").to_lowercase();
+        return Err(Fault::Wrong(format!("the checksum of the {what} of job {id} is wrong")));
+    }
+    Ok(Some(Bytes::copy_from_slice(bytes)))
+}
+
+pub(super) fn attempts(c: &Connection, id: i64) -> Result<Vec<AttemptRecord>, Fault> {
+    let mut query = c.prepare_cached(
+        "SELECT number, began_ms, ended_ms, status, text FROM attempt WHERE job = ?1 ORDER BY seq",
+    )?;
+    let mut rows = query.query([id])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(AttemptRecord {
+            number: column(row, 0)?,
+            began_ms: column(row, 1)?,
+            ended_ms: column(row, 2)?,
+            status: column(row, 3)?,
+            text: column(row, 4)?,
+        });
+    }
+    Ok(found)
+}
+
+pub(super) fn steps(c: &Connection, id: i64) -> Result<Vec<StepRecord>, Fault> {
+    let mut query =
+        c.prepare_cached("SELECT step, undo, at_ms, sum, record FROM step WHERE job = ?1 ORDER BY step, undo")?;
+    let mut rows = query.query([id])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (step, undo) = (column(row, 0)?, column(row, 1)?);
+        let record = row.get_ref(4)?.as_blob()?;
+        if sum::bytes(id, What::Step { step, undo }, record) != row.get_ref(3)?.as_blob()? {
+            return Err(Fault::Wrong(format!("the checksum of step {step} of job {id} is wrong")));
+        }
+        found.push(StepRecord { step, undo, at_ms: column(row, 2)?, record: Bytes::copy_from_slice(record) });
+    }
+    Ok(found)
+}
+
+pub(super) fn counts(c: &Connection) -> Result<Vec<Count>, Fault> {
+    // Added up here: SQLite would sort all of them first.
+    let mut counts =
+        JobState::ALL.map(|state| Count { state, jobs: 0, oldest_ms: i64::MAX, request_bytes: 0 });
+    let mut query = c.prepare_cached(select_jobs!(""))?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let row = Narrow::of(row)?;
+        let (state, card) = row.check()?;
+        if let Some(count) = counts.iter_mut().find(|count| count.state == state) {
+            count.jobs += 1;
+            count.oldest_ms = count.oldest_ms.min(row.created_ms);
+            count.request_bytes = count.request_bytes.saturating_add(card.request_bytes);
+        }
+    }
+    Ok(counts.into_iter().filter(|count| count.jobs > 0).collect())
+}
+
+pub(super) fn paused(c: &Connection) -> Result<Vec<Pause>, Fault> {
+    let mut query = c.prepare_cached("SELECT scope, since_ms FROM pause ORDER BY scope")?;
+    let mut rows = query.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(Pause { scope: column(row, 0)?, since_ms: column(row, 1)? });
+    }
+    Ok(found)
+}
+
+pub(super) fn operations(c: &Connection, limit: u32) -> Result<Vec<Operation>, Fault> {
+    let mut query = c
+        .prepare_cached("SELECT at_ms, verb, what, count, by_uid FROM operation ORDER BY id DESC LIMIT ?1")?;
+    let mut rows = query.query([limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(Operation {
+            at_ms: column(row, 0)?,
+            verb: column(row, 1)?,
+            what: column(row, 2)?,
+            count: column(row, 3)?,
+            by_uid: column(row, 4)?,
+        });
+    }
+    Ok(found)
+}
+
+/// The log is measured by the caller.
+pub(super) fn size(c: &Connection, log: u64) -> Result<Size, Fault> {
+    let pragma = |name| c.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+    let page = pragma("page_size")?;
+    Ok(Size { file: pragma("page_count")? * page, free: pragma("freelist_count")? * page, log })
+}
+
+/// A number of the table `meta`.
+pub(super) fn meta(c: &Connection, key: &str) -> Result<i64, Fault> {
+    let mut query = c.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+    let value: Option<i64> = query.query_row([key], |row| row.get(0)).optional()?;
+    value.ok_or_else(|| Fault::Wrong(format!("{key} is missing")))
+}

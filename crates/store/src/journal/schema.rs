@@ -1,0 +1,88 @@
+//! The tables of `queue.db`.
+//!
+//! A job is two rows, so that a restart reads a million jobs without reading their requests: `job` is narrow,
+//! `request` is as wide as it comes. Both are appended to in the order of their numbers; nothing else is written when
+//! a job is accepted, `finished` holds only jobs that have an outcome.
+//!
+//! A row of `job` keeps its length when the job moves on, so that SQLite writes over it in place and never has to
+//! split a page: `changed_ms` is never NULL, and the numbers of states begin with 2 (0 and 1 take no byte in a
+//! row, others do). What never changes and is never searched for is one column, `card`.
+
+use rusqlite::Transaction;
+
+/// The version of the tables.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// For the writer's connection, before the schema: pages that become free are known by their owners, so that the
+/// file can shrink ([`forget`](super::Journal::forget)); damage is looked for in every page that is read; checkpoints
+/// are made elsewhere. 16 MiB of pages are kept in memory.
+pub(super) const PRAGMAS: &str = "PRAGMA page_size = 4096;
+     PRAGMA auto_vacuum = INCREMENTAL;
+     PRAGMA cell_size_check = ON;
+     PRAGMA mmap_size = 0;
+     PRAGMA cache_size = -16384;
+     PRAGMA wal_autocheckpoint = 0;
+     PRAGMA foreign_keys = OFF;
+     PRAGMA temp_store = MEMORY;";
+
+/// For every other connection.
+pub(super) const READER_PRAGMAS: &str = "PRAGMA cell_size_check = ON;
+     PRAGMA mmap_size = 0;
+     PRAGMA cache_size = -2048;
+     PRAGMA wal_autocheckpoint = 0;
+     PRAGMA temp_store = MEMORY;";
+
+pub(super) const TABLES: &[&str] =
+    &["meta", "job", "request", "response", "attempt", "step", "pause", "operation"];
+
+pub(super) fn migrate(t: &Transaction<'_>, found: u32) -> rusqlite::Result<()> {
+    if found < 1 {
+        t.execute_batch(
+            "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+             INSERT INTO meta (key, value) VALUES ('epoch', 0), ('forgotten', 0);
+             CREATE TABLE job (
+                 id INTEGER PRIMARY KEY,
+                 state INTEGER NOT NULL,
+                 attempts INTEGER NOT NULL,
+                 due_ms INTEGER NOT NULL,
+                 changed_ms INTEGER NOT NULL,
+                 moving_sum BLOB NOT NULL,
+                 created_ms INTEGER NOT NULL,
+                 route TEXT NOT NULL,
+                 card BLOB NOT NULL
+             );
+             CREATE INDEX finished ON job (state, changed_ms) WHERE state > 3;
+             CREATE TABLE request (id INTEGER PRIMARY KEY, sum BLOB NOT NULL, bytes BLOB NOT NULL);
+             CREATE TABLE response (id INTEGER PRIMARY KEY, sum BLOB NOT NULL, bytes BLOB NOT NULL);
+             CREATE TABLE attempt (
+                 job INTEGER NOT NULL,
+                 seq INTEGER NOT NULL,
+                 number INTEGER NOT NULL,
+                 began_ms INTEGER NOT NULL,
+                 ended_ms INTEGER NOT NULL,
+                 status INTEGER,
+                 text TEXT NOT NULL,
+                 PRIMARY KEY (job, seq)
+             ) WITHOUT ROWID;
+             CREATE TABLE step (
+                 job INTEGER NOT NULL,
+                 step INTEGER NOT NULL,
+                 undo INTEGER NOT NULL,
+                 at_ms INTEGER NOT NULL,
+                 sum BLOB NOT NULL,
+                 record BLOB NOT NULL,
+                 PRIMARY KEY (job, step, undo)
+             ) WITHOUT ROWID;
+             CREATE TABLE pause (scope TEXT PRIMARY KEY, since_ms INTEGER NOT NULL) WITHOUT ROWID;
+             CREATE TABLE operation (
+                 id INTEGER PRIMARY KEY,
+                 at_ms INTEGER NOT NULL,
+                 verb TEXT NOT NULL,
+                 what TEXT NOT NULL,
+                 count INTEGER NOT NULL,
+                 by_uid INTEGER NOT NULL
+             );",
+        )?;
+    }
+    Ok(())
+}
