@@ -21,7 +21,7 @@ mod summary;
 use screen::Screen;
 use stage::Stage;
 use std::path::PathBuf;
-pub use summary::{Kills, Ledger, ReleaseLine, Requests, Summary};
+pub use summary::{Kills, Ledger, Queue, ReleaseLine, Requests, Summary};
 
 /// The first argument that makes this program be the shop.
 pub const SHOP_ROLE: &str = "demo-shop";

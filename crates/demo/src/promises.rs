@@ -2,6 +2,7 @@
 
 use crate::summary::ReleaseLine;
 use api::operator::{History, LedgerCounts, Status};
+use api::queue::QueueStatus;
 use model::verdict::Verdict;
 use validate::LoadReport;
 
@@ -30,6 +31,8 @@ pub(crate) struct Told<'a> {
     pub(crate) histories: &'a [History],
     /// The users' failed requests when each release had ended, by its name.
     pub(crate) failed: &'a [(String, u64)],
+    /// The queue at the end.
+    pub(crate) queue: &'a QueueStatus,
 }
 
 impl Told<'_> {
@@ -118,6 +121,13 @@ pub(crate) fn broken(told: &Told<'_>) -> Vec<String> {
                 ));
             }
         }
+    }
+    let counts = &told.queue.counts;
+    if counts.dead + counts.rejected + counts.unknown + counts.refused > 0 || told.queue.depth > 0 {
+        broken.push(format!("the queue has not delivered everything that was accepted: {:?}", told.queue));
+    }
+    if counts.answered_202 == 0 {
+        broken.push("no order had to wait while the database was away".into());
     }
     let lines = told.lines();
     let seen: Vec<_> = lines

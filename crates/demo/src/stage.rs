@@ -4,13 +4,15 @@ use crate::{DemoError, Options, SHOP_ROLE, Told};
 use api::client::Client;
 use api::folder::StateFolder;
 use api::operator::{History, Status};
+use api::queue::QueueStatus;
 use model::name::ReleaseNumber;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
 
 /// The environment of the demo.
 pub(crate) const ENVIRONMENT: &str = "demo";
@@ -122,6 +124,32 @@ impl Stage {
         Ok(self.agent().get("/v1/status").await?)
     }
 
+    pub(crate) async fn queue(&self) -> Result<QueueStatus, DemoError> {
+        Ok(Client::new(self.state().gateway_socket(), CALL_TIMEOUT).get("/v1/queue").await?)
+    }
+
+    /// Takes the database away from everybody who wants to write, for so long: another process has locked it when
+    /// this returns.
+    pub(crate) async fn lock_database(&self, time: Duration) -> Result<Child, DemoError> {
+        let io = |cause| DemoError::Io { what: "cannot lock the shop's database".into(), cause };
+        let mut child = Command::new(&self.program)
+            .args([SHOP_ROLE, "lock", "--for", &format!("{}s", time.as_secs())])
+            .env("DATABASE_URL", format!("sqlite:{}", self.state().data().join("db.db").display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(io)?;
+        let stdout = child.stdout.take().expect("it is piped");
+        let mut line = String::new();
+        // It says when it has the lock.
+        BufReader::new(stdout).read_line(&mut line).await.map_err(io)?;
+        match line.is_empty() {
+            false => Ok(child),
+            true => Err(DemoError::Late("a lock on the shop's database")),
+        }
+    }
+
     pub(crate) async fn history(&self, number: ReleaseNumber) -> Result<History, DemoError> {
         Ok(self.agent().get(&format!("/v1/releases/{}", number.0)).await?)
     }
@@ -175,7 +203,7 @@ name = "shop"
 run           = [{program}, "{SHOP_ROLE}", "serve", "--port", "{{port}}"]
 artifact      = "v1"
 instances     = 2
-needs         = ["db"]
+needs         = ["db", "payments", "shipping"]
 ready         = {{ get = "/readyz", timeout = "20s" }}
 drain_timeout = "5s"
 env           = {{ SHOP_SLOW_MS = "{SLOW_MS}", SHOP_CRASH_AFTER = "{CRASH_AFTER}" }}
@@ -187,8 +215,52 @@ artifact = "v1"
 expand   = [{program}, "{SHOP_ROLE}", "migrate", "expand"]
 contract = [{program}, "{SHOP_ROLE}", "migrate", "contract"]
 
+[component.payments]
+external = "http://payments.example"
+as       = "PAYMENTS_URL"
+
+[component.payments.sandbox]
+run      = [{program}, "{SHOP_ROLE}", "payments", "--port", "{{port}}", "--data", "{{data}}"]
+artifact = "v1"
+ready    = {{ get = "/readyz" }}
+
+[component.shipping]
+external = "http://shipping.example"
+as       = "SHIPPING_URL"
+
+[component.shipping.sandbox]
+run      = [{program}, "{SHOP_ROLE}", "shipping", "--port", "{{port}}", "--data", "{{data}}"]
+artifact = "v1"
+ready    = {{ get = "/readyz" }}
+
 [gateway]
 affinity = "header:x-user"
+default  = "shop"
+
+[route."POST /api/orders"]
+queue           = {{ wait = "2s", order_by = "$.customer", idempotent = true }}
+idempotency_key = "required"
+saga            = "checkout"
+
+[saga.checkout]
+answer = "record"
+
+[[saga.checkout.step]]
+name = "charge"
+post = "payments:/charges"
+json = {{ customer = "{{body:$.customer}}", ref = "{{body:$.ref}}", items = "{{body:$.items}}" }}
+undo = {{ post = "payments:/charges/{{charge:$.id}}/refund" }}
+
+[[saga.checkout.step]]
+name = "record"
+post = "shop:/api/orders"
+undo = {{ delete = "shop:/api/orders/{{record:$.id}}" }}
+
+[[saga.checkout.step]]
+name = "ship"
+post = "shipping:/labels"
+json = {{ order = "{{record:$.id}}", ref = "{{body:$.ref}}" }}
+undo = {{ delete = "shipping:/labels/{{ship:$.id}}" }}
 
 [flow.browse]
 weight    = 8

@@ -3,7 +3,7 @@
 use crate::promises::{self, Told as Ended};
 use crate::screen::{Screen, Shown};
 use crate::stage::{CRASH_AFTER, ENVIRONMENT, SLOW_MS, Stage};
-use crate::summary::{Kills, Ledger, Requests, Summary};
+use crate::summary::{Kills, Ledger, Queue, Requests, Summary};
 use crate::traffic::{RATE, Traffic};
 use crate::{DemoError, Told};
 use api::operator::Status;
@@ -16,6 +16,13 @@ use validate::Target;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How often it is looked for.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long the database is away.
+const OUTAGE: Duration = Duration::from_secs(15);
+/// How often the backlog is told.
+const TELL_BACKLOG: Duration = Duration::from_secs(3);
+/// A backlog is gone when the oldest order that is not delivered has been due for no longer than this, in seconds:
+/// some are always under way.
+const NO_BACKLOG_S: f64 = 1.0;
 
 /// Tells the story. The stage is left as it is at the end.
 pub(crate) async fn tell<S: Fn(Told<'_>)>(
@@ -29,11 +36,16 @@ pub(crate) async fn tell<S: Fn(Told<'_>)>(
     screen.line(&format!(
         "1,000 users come: {RATE} journeys a second, one in five buys. They stay to the end."
     ));
-    let mut acts = Acts { stage, screen, traffic: &traffic, failed: Vec::new(), agent_kills: 0 };
+    let mut acts = Acts { stage, screen, traffic: &traffic, failed: Vec::new(), agent_kills: 0, drain_s: 0.0 };
     acts.pause(2).await;
 
     screen.line("Release v2, which brings a migration: expanded before, contracted once v1 is gone.");
     acts.release("v2", "v2", &["--wait"]).await?;
+    screen.line(&format!(
+        "Another process locks the database for {} s: nothing can be written. An order is payment, order and label.",
+        OUTAGE.as_secs()
+    ));
+    acts.take_the_database_away().await?;
     screen.line(&format!("Release v3-slow: it passes smoke, but every request takes {SLOW_MS} ms longer."));
     acts.release("v3-slow", "v3-slow", &[]).await?;
     screen.line(&format!("Release v3-crash: it passes smoke, and aborts after {CRASH_AFTER} requests."));
@@ -44,7 +56,7 @@ pub(crate) async fn tell<S: Fn(Told<'_>)>(
     acts.roll_back("v3").await?;
 
     screen.line("The users go home. Every order is looked up by its reference.");
-    let (failed, agent_kills) = (acts.failed, acts.agent_kills);
+    let (failed, agent_kills, drain_s) = (acts.failed, acts.agent_kills, acts.drain_s);
     let mut told = Instant::now();
     let look_ups = |done, of| match of {
         0 => screen.progress("the last journeys come to their end", &mut told),
@@ -52,11 +64,12 @@ pub(crate) async fn tell<S: Fn(Told<'_>)>(
     };
     let report = traffic.end(look_ups).await;
     let status = stage.status().await?;
+    let queue = stage.queue().await?;
     let mut histories = Vec::new();
     for release in status.releases.iter().rev() {
         histories.push(stage.history(release.number).await?);
     }
-    let ended = Ended { report: &report, status: &status, histories: &histories, failed: &failed };
+    let ended = Ended { report: &report, status: &status, histories: &histories, failed: &failed, queue: &queue };
     let ledger = report.ledger.as_ref();
     Ok(Summary {
         requests: Requests {
@@ -75,6 +88,17 @@ pub(crate) async fn tell<S: Fn(Told<'_>)>(
             unknown: ledger.map_or(0, |ledger| ledger.unknown),
             unverified: ledger.map_or(0, |ledger| ledger.unverified),
         },
+        queue: Queue {
+            accepted: queue.counts.accepted,
+            answered_directly: queue.counts.answered_directly,
+            answered_202: queue.counts.answered_202,
+            delivered: queue.counts.delivered,
+            rejected: queue.counts.rejected,
+            dead: queue.counts.dead,
+            unknown: queue.counts.unknown,
+            max_depth: queue.max_depth,
+            drain_s,
+        },
         kills: Kills { agent: agent_kills, gateway: 0, instance: ended.crashes() },
         p99_ms: report.latency.p99_ms,
         seconds: screen.seconds(),
@@ -89,6 +113,8 @@ struct Acts<'a, S> {
     /// The failed requests seen when each release had ended, with its name.
     failed: Vec<(String, u64)>,
     agent_kills: u64,
+    /// How long the backlog took to drain once the database was back.
+    drain_s: f64,
 }
 
 impl<S: Fn(Told<'_>)> Acts<'_, S> {
@@ -98,6 +124,42 @@ impl<S: Fn(Told<'_>)> Acts<'_, S> {
         let arguments = [&["release", ENVIRONMENT, "--artifact", &artifact, "--name", name], more].concat();
         self.show(&mut Shown::new(name), self.stage.command(&arguments)).await?;
         self.over(name).await;
+        Ok(())
+    }
+
+    /// Locks the database for [`OUTAGE`], and waits until what was accepted meanwhile is delivered.
+    async fn take_the_database_away(&mut self) -> Result<(), DemoError> {
+        let mut lock = self.stage.lock_database(OUTAGE).await?;
+        let began = Instant::now();
+        let mut told = Instant::now();
+        let mut back: Option<Instant> = None;
+        let drained = loop {
+            if back.is_none() && lock.try_wait().is_ok_and(|ended| ended.is_some()) {
+                back = Some(Instant::now());
+                self.screen.line("   the database is back");
+            }
+            let queue = self.stage.queue().await?;
+            if let Some(back) = back.filter(|_| queue.oldest_s < NO_BACKLOG_S) {
+                break back.elapsed();
+            }
+            if told.elapsed() >= TELL_BACKLOG {
+                told = Instant::now();
+                self.screen.line(&format!(
+                    "   {:4} orders wait on disk, {} were answered with 202, {} delivered; {} requests failed",
+                    queue.depth,
+                    queue.counts.answered_202,
+                    queue.counts.delivered,
+                    self.traffic.so_far().1
+                ));
+            }
+            if began.elapsed() > OUTAGE + PATIENCE {
+                return Err(DemoError::Late("the backlog's draining"));
+            }
+            tokio::time::sleep(LOOK * 10).await;
+        };
+        self.drain_s = drained.as_secs_f64();
+        self.screen.line(&format!("   the backlog is delivered, {:.1} s after the database came back", self.drain_s));
+        self.pause(1).await;
         Ok(())
     }
 

@@ -13,6 +13,8 @@ pub struct Summary {
     pub releases: Vec<ReleaseLine>,
     /// What became of the orders.
     pub ledger: Ledger,
+    /// What became of the requests that were queued.
+    pub queue: Queue,
     /// What was killed on purpose.
     pub kills: Kills,
     /// The latency that 99 of 100 requests stayed under, over everything.
@@ -83,6 +85,29 @@ pub struct Ledger {
     pub unverified: u64,
 }
 
+/// The requests to queued routes, as the gateway counted them.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Queue {
+    /// Written down.
+    pub accepted: u64,
+    /// Of these, answered with the shop's own answer while the client waited.
+    pub answered_directly: u64,
+    /// Of these, answered with 202.
+    pub answered_202: u64,
+    /// Delivered.
+    pub delivered: u64,
+    /// Not wanted by the shop after they were acknowledged.
+    pub rejected: u64,
+    /// Given up.
+    pub dead: u64,
+    /// Those whose outcome became unknown.
+    pub unknown: u64,
+    /// The most that waited at once.
+    pub max_depth: u64,
+    /// From the database's coming back until nothing was left of the backlog, in seconds.
+    pub drain_s: f64,
+}
+
 /// What was killed on purpose.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Kills {
@@ -141,6 +166,11 @@ impl Summary {
         let _ = writeln!(
             text,
             "orders    {acknowledged} acknowledged, {lost} lost, {duplicated} duplicated, {unknown} without an answer"
+        );
+        let Queue { accepted, answered_202, max_depth, drain_s, .. } = self.queue;
+        let _ = writeln!(
+            text,
+            "queue     {accepted} accepted, {answered_202} of them answered with 202, at most {max_depth} waiting; the backlog took {drain_s:.1} s to drain"
         );
         let _ = writeln!(
             text,

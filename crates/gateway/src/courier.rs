@@ -53,6 +53,8 @@ pub(crate) struct Courier {
 pub(crate) enum End {
     /// It serves.
     No,
+    /// It drains: nobody waits for an outcome any longer, and the workers end.
+    Near,
     /// No further call is taken; those in flight may end.
     Drain,
     /// What is in flight is cut: its jobs find out at the next start what became of it.

@@ -120,6 +120,9 @@ impl Desk {
     /// [`Fault::QueueClosed`]: there is none, it cannot be opened, or it takes too long. [`Fault::NoJob`]: nobody ever
     /// queued anything.
     pub(crate) async fn queue(&self) -> Result<Queue, Refusal> {
+        if let State::Open(queue) = self.state() {
+            return Ok(queue);
+        }
         let mut state = self.state.subscribe();
         let settled = state.wait_for(|state| !matches!(state, State::Opening));
         let state = match tokio::time::timeout(ACCEPT_TIME, settled).await {
@@ -140,11 +143,16 @@ impl Desk {
     pub(crate) async fn closing(&self) {
         let mut end = self.end.subscribe();
         // The sender is this desk's.
-        let _ = end.wait_for(|end| *end >= End::Drain).await;
+        let _ = end.wait_for(|end| *end >= End::Near).await;
         tokio::time::sleep(DRAIN_GRACE).await;
     }
 
-    /// The gateway drains: the courier takes no further calls, and ends with those in flight.
+    /// The gateway begins to drain: see [`Self::closing`].
+    pub(crate) fn hurry(&self) {
+        self.end.send_replace(End::Near);
+    }
+
+    /// The workers have ended: the courier takes no further calls, and ends with those in flight.
     pub(crate) fn drain(&self) {
         self.end.send_replace(End::Drain);
         self.lock().lines = None;

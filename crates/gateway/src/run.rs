@@ -19,6 +19,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -243,17 +244,26 @@ async fn drain(
         let _ = task.await;
     }
     crew.tell(|| Order::Drain);
-    crew.shared.desk.drain();
+    let desk = &crew.shared.desk;
+    desk.hurry();
     let (mut ends, mut threads) = (Vec::new(), Vec::new());
     for Hand { thread, ended } in hands {
         ends.push(ended);
         threads.push(thread);
     }
     let all = async {
-        for end in &mut ends {
-            let _ = end.await;
+        let mut workers = pin!(async {
+            for end in &mut ends {
+                let _ = end.await;
+            }
+        });
+        // What the workers still take on is dispatched too, so that it is not found half-way at the next start.
+        let early = tokio::time::timeout(drain_time / 2, workers.as_mut()).await.is_ok();
+        desk.drain();
+        if !early {
+            workers.await;
         }
-        crew.shared.desk.delivered().await;
+        desk.delivered().await;
     };
     if tokio::time::timeout(drain_time, all).await.is_err() {
         crew.tell(|| Order::Cut);

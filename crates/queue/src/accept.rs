@@ -218,10 +218,12 @@ impl Shared {
             // Whoever submitted may be gone; the job is not.
             let _ = sender.send(submitted);
         });
-        let gone = || Submitted::Full(Full {
-            why: FullWhy::Broken("its writer has ended".into()),
-            retry_after: TROUBLE_RETRY,
-        });
+        let gone = || {
+            Submitted::Full(Full {
+                why: FullWhy::Broken("its writer has ended".into()),
+                retry_after: TROUBLE_RETRY,
+            })
+        };
         accepted.await.unwrap_or_else(|_| gone())
     }
 
@@ -298,7 +300,11 @@ impl Shared {
     }
 
     /// What a request gets whose key is that of `id`. None: the key is free again.
-    async fn repeated(self: &Arc<Self>, id: JobId, arrival: &Arrival) -> Result<Option<Submitted>, ReadError> {
+    async fn repeated(
+        self: &Arc<Self>,
+        id: JobId,
+        arrival: &Arrival,
+    ) -> Result<Option<Submitted>, ReadError> {
         let found = self.read(move |shared| shared.journal.identity(id)).await?;
         let Some(identity) = found else {
             // Forgotten: it was kept as long as it had to be.

@@ -300,7 +300,8 @@ impl Book {
 
     /// What waits only because `upstream` did not work goes on.
     pub(crate) fn hurry(&mut self, upstream: UpstreamIndex) {
-        let waits = |carried: &&mut Carried| carried.upstream == Some(upstream) && carried.hurries && !carried.queued;
+        let waits =
+            |carried: &&mut Carried| carried.upstream == Some(upstream) && carried.hurries && !carried.queued;
         let ready = &mut self.targets[upstream].ready;
         for carried in self.carried.values_mut().filter(waits) {
             carried.queued = true;
@@ -371,7 +372,9 @@ impl Book {
         let doubtful = self.doubtful.remove(&id);
         let came_up = matches!(self.aside.remove(&id), Some(Aside::Claimed(Some(_))));
         match (doubtful, carried) {
-            (Some(doubt), _) if doubt.queued && !came_up => self.take_out(id, doubt.upstream, doubt.entry.route),
+            (Some(doubt), _) if doubt.queued && !came_up => {
+                self.take_out(id, doubt.upstream, doubt.entry.route)
+            }
             // What was put off or is in doubt lies in no line, unless its time has come.
             (Some(_), _) | (None, Some(false)) => {}
             (None, Some(true) | None) if came_up => {}

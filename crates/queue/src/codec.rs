@@ -91,7 +91,7 @@ impl StoredRequest {
 /// The settings of a route without what is as usual: a job carries them, so each byte of them costs a million at a
 /// million jobs.
 pub(crate) fn encode_settings(settings: &QueuedRoute) -> Bytes {
-    let table = |settings| match serde_json::to_value(settings) {
+    let table = |settings: &QueuedRoute| match serde_json::to_value(settings) {
         Ok(serde_json::Value::Object(table)) => table,
         Ok(_) | Err(_) => serde_json::Map::new(),
     };

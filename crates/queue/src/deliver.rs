@@ -245,7 +245,8 @@ impl Shared {
                 (attempts, 0, attempts, from_ms)
             }
         };
-        let known = if request.saga.is_some() { self.known(id, request.head.generation)? } else { Vec::new() };
+        let known =
+            if request.saga.is_some() { self.known(id, request.head.generation)? } else { Vec::new() };
         Ok(Job { entry, request, attempts, excused, tries, from_ms, known })
     }
 

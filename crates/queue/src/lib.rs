@@ -51,8 +51,8 @@ pub use call::{Call, CallId, CallOutcome, Upstream};
 pub use clock::{Clock, Moment};
 pub use job::{Answer, Fields, JobId, JobName, JobState, JobView, NotAJobName, Tag, state_name, state_named};
 pub use operation::{
-    AttemptRecord, Breaker, Counters, Edit, Filter, Imported, JobHistory, Operation, OperationError, Pause, Plan,
-    ReadError, Resolution, Selection, Size, Status, StepView, UpstreamStatus, WriteError,
+    AttemptRecord, Breaker, Counters, Edit, Filter, Imported, JobHistory, Operation, OperationError, Pause,
+    Plan, ReadError, Resolution, Selection, Size, Status, StepView, UpstreamStatus, WriteError,
 };
 pub use queue::{OpenError, Options, Queue};
 pub use store::journal::JournalOptions;

@@ -1,23 +1,23 @@
 //! What operators do to jobs. Each change is written together with a line of the audit log.
 
+mod look;
+
+pub(crate) use look::Verb;
+
 use crate::book::Entry;
 use crate::codec::{StoredRequest, StoredStep};
-use crate::job::{JobId, JobState, JobView, state_name};
-use crate::operation::{Edit, JobHistory, Operation, OperationError, Plan, Resolution, Selection, StepView};
+use crate::job::{JobId, JobState, state_name};
+use crate::operation::{Edit, Operation, OperationError, Resolution, Selection};
 use crate::recover::{EVERYTHING, entry_of};
 use crate::saga::{Action, CallState, Known, Place, next};
 use crate::shared::Shared;
 use std::sync::Arc;
 use store::commit::WriteError;
-use store::journal::{Change, Filter, JobRow, Pause, ReadError, StepRecord};
+use store::journal::{Change, Filter, JobRow, Pause, StepRecord};
 use tokio::sync::oneshot;
 
 /// Jobs that one transaction changes: each may take several changes.
 const BATCH: usize = 100;
-/// Rows that are read at once.
-const PAGE: u32 = 1_000;
-/// Jobs that a plan shows.
-const PLAN_SHOWN: usize = 10;
 
 /// What is done to jobs.
 #[derive(Debug, Clone)]
@@ -73,30 +73,15 @@ struct Done {
 }
 
 impl Shared {
-    pub(crate) async fn plan(self: &Arc<Self>, which: Selection, verb: Verb) -> Result<Plan, OperationError> {
-        let deed = verb.deed();
-        self.read(move |shared| {
-            let mut plan = Plan::default();
-            shared.each_page(&which, &deed, |rows| {
-                for row in rows {
-                    let state = state_name(row.state);
-                    *plan.jobs.entry((row.route.to_string(), state)).or_default() += 1;
-                    if plan.first.len() < PLAN_SHOWN {
-                        plan.first.push(shared.view(&row));
-                    }
-                }
-                Ok(())
-            })?;
-            Ok(plan)
-        })
-        .await
-    }
-
     pub(crate) async fn retry(self: &Arc<Self>, which: Selection, by: u32) -> Result<u64, OperationError> {
         self.perform(which, Deed::Retry, by).await
     }
 
-    pub(crate) async fn drop_jobs(self: &Arc<Self>, which: Selection, by: u32) -> Result<u64, OperationError> {
+    pub(crate) async fn drop_jobs(
+        self: &Arc<Self>,
+        which: Selection,
+        by: u32,
+    ) -> Result<u64, OperationError> {
         self.perform(which, Deed::Drop, by).await
     }
 
@@ -119,24 +104,16 @@ impl Shared {
         let work = move |_: &Self| {
             let what = words(&which);
             let mut done = 0;
-            let mut error = None;
-            let walked = shared.each_page(&which, &deed, |rows| {
+            shared.each_page(&which, &deed, |rows| {
                 for batch in rows.chunks(BATCH) {
-                    match shared.perform_batch(batch, &deed, &what, by) {
-                        Ok(count) => done += count,
-                        Err(cause) => {
-                            error = Some(cause);
-                            return Err(());
-                        }
-                    }
+                    done += shared.perform_batch(batch, &deed, &what, by).map_err(|error| match error {
+                        BatchError::Write(cause) => OperationError::Write { cause, done },
+                        BatchError::Other(error) => error,
+                    })?;
                 }
                 Ok(())
-            });
-            match (walked, error) {
-                (_, Some(BatchError::Write(cause))) => Err(OperationError::Write { cause, done }),
-                (_, Some(BatchError::Other(error))) => Err(error),
-                (walked, None) => walked.map(|()| done),
-            }
+            })?;
+            Ok(done)
         };
         self.read(work).await
     }
@@ -209,8 +186,14 @@ impl Shared {
             Deed::Drop => {
                 let becomes = JobState::Dropped;
                 let attempts = row.attempts;
-                let change =
-                    Change::Outcome { id, attempts, at_ms: now_ms, state: becomes, response: None, ended: None };
+                let change = Change::Outcome {
+                    id,
+                    attempts,
+                    at_ms: now_ms,
+                    state: becomes,
+                    response: None,
+                    ended: None,
+                };
                 Done { row, changes: vec![change], becomes, bytes: None }
             }
             Deed::Resolve(resolution) => self.resolved(row, *resolution, now_ms)?,
@@ -219,7 +202,11 @@ impl Shared {
     }
 
     /// What has to change before a dead or rejected job can be sent again.
-    fn afresh(&self, row: &JobRow, edit: Option<&Edit>) -> Result<(Vec<Change>, Option<u64>), OperationError> {
+    fn afresh(
+        &self,
+        row: &JobRow,
+        edit: Option<&Edit>,
+    ) -> Result<(Vec<Change>, Option<u64>), OperationError> {
         let steps = self.journal.steps(row.id)?;
         if steps.is_empty() && edit.is_none() {
             return Ok((Vec::new(), None));
@@ -269,7 +256,8 @@ impl Shared {
         let released = Change::Released { id, due_ms: now_ms };
         let steps = self.journal.steps(id)?;
         let request = if steps.is_empty() { None } else { Some(self.stored(id)?) };
-        let saga = request.as_ref().and_then(|request| Some((request.saga.clone()?, request.head.generation)));
+        let saga =
+            request.as_ref().and_then(|request| Some((request.saga.clone()?, request.head.generation)));
         if let Some((saga, generation)) = saga {
             let known = known_of(&steps, generation);
             let calls: Vec<Known> =
@@ -385,96 +373,6 @@ impl Shared {
         Ok(())
     }
 
-    /// Everything that is kept of a job.
-    pub(crate) fn history(&self, id: JobId) -> Result<JobHistory, OperationError> {
-        let row = self.journal.job(id)?.ok_or(OperationError::NoSuchJob(id))?;
-        let request = self.stored(id)?;
-        let mut steps = Vec::new();
-        for record in self.journal.steps(id)? {
-            let name = request.saga.as_ref().and_then(|saga| saga.steps.get(usize::from(record.step)));
-            let name = name.map_or_else(|| format!("step {}", record.step), |step| step.name.clone());
-            let stored = StoredStep::decode(record.record)
-                .map_err(|error| OperationError::Malformed(format!("job {id}, step `{name}`: {error}")))?;
-            let StoredStep { head, answer } = stored;
-            let (state, attempts, why) = (head.state.name(), head.attempts, head.why);
-            steps.push(StepView { name, undo: record.undo, at_ms: record.at_ms, state, attempts, answer, why });
-        }
-        let answer = self.stored_answer(id)?;
-        let attempts = self.journal.attempts(id)?;
-        Ok(JobHistory {
-            job: self.view(&row),
-            key: request.head.given.then_some(request.head.key),
-            method: request.head.method,
-            path_and_query: request.head.target,
-            fields: request.fields,
-            body: request.body,
-            answer,
-            attempts,
-            steps,
-        })
-    }
-
-    pub(crate) fn list(&self, filter: &Filter, after: JobId, limit: u32) -> Result<Vec<JobView>, OperationError> {
-        let rows = self.journal.list(filter, after, limit)?;
-        Ok(rows.iter().map(|row| self.view(row)).collect())
-    }
-
-    /// Hands over the rows of a selection to which a deed can be done, a page at a time.
-    fn each_page<E: Stop>(
-        &self,
-        which: &Selection,
-        deed: &Deed,
-        mut page: impl FnMut(Vec<JobRow>) -> Result<(), E>,
-    ) -> Result<(), OperationError> {
-        let stop = |error: E| error.into_operation();
-        let ids = match which {
-            Selection::Jobs(ids) => ids.clone(),
-            Selection::Key(key) => self.lock().keys.with_key(crate::fingerprint::key_alone(key)),
-            Selection::Fitting(filter) => return self.each_fitting(filter, deed, page, stop),
-        };
-        let one = ids.len() == 1;
-        for ids in ids.chunks(PAGE as usize) {
-            let mut rows = Vec::new();
-            for id in ids {
-                match self.journal.job(*id)? {
-                    Some(row) if deed.fits(row.state) => rows.push(row),
-                    Some(row) if one => return Err(wrong_state(&row, deed)),
-                    None if one => return Err(OperationError::NoSuchJob(*id)),
-                    Some(_) | None => {}
-                }
-            }
-            if !rows.is_empty() {
-                page(rows).map_err(stop)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn each_fitting<E>(
-        &self,
-        filter: &Filter,
-        deed: &Deed,
-        mut page: impl FnMut(Vec<JobRow>) -> Result<(), E>,
-        stop: impl Fn(E) -> OperationError,
-    ) -> Result<(), OperationError> {
-        let mut filter = filter.clone();
-        let possible = deed.states();
-        filter.states = match filter.states.is_empty() {
-            true => possible,
-            false => filter.states.into_iter().filter(|state| deed.fits(*state)).collect(),
-        };
-        if filter.states.is_empty() {
-            return Ok(());
-        }
-        let mut after = JobId(0);
-        loop {
-            let rows = self.journal.list(&filter, after, PAGE)?;
-            let Some(last) = rows.last() else { return Ok(()) };
-            after = last.id;
-            page(rows).map_err(&stop)?;
-        }
-    }
-
     pub(crate) fn operation(&self, verb: &str, what: String, count: u64, by_uid: u32) -> Operation {
         Operation { at_ms: self.clock.wall_ms(), verb: verb.to_owned(), what, count, by_uid }
     }
@@ -499,49 +397,10 @@ impl Shared {
     }
 }
 
-/// What can be planned.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Verb {
-    Retry,
-    Drop,
-}
-
-impl Verb {
-    fn deed(self) -> Deed {
-        match self {
-            Self::Retry => Deed::Retry,
-            Self::Drop => Deed::Drop,
-        }
-    }
-}
-
 /// Why a batch was not done.
 enum BatchError {
     Write(WriteError),
     Other(OperationError),
-}
-
-/// What ends a walk over pages.
-trait Stop {
-    fn into_operation(self) -> OperationError;
-}
-
-impl Stop for OperationError {
-    fn into_operation(self) -> OperationError {
-        self
-    }
-}
-
-/// The reason is kept elsewhere.
-impl Stop for () {
-    fn into_operation(self) -> OperationError {
-        OperationError::Malformed("stopped".into())
-    }
-}
-
-fn wrong_state(row: &JobRow, deed: &Deed) -> OperationError {
-    let (what, possible) = deed.terms();
-    OperationError::WrongState { id: row.id, state: row.state, possible, what }
 }
 
 /// What is recorded of a saga's present run.
@@ -588,11 +447,5 @@ fn words(which: &Selection) -> String {
             words.extend(created_before_ms.iter().map(|before| format!("before {before}")));
             if words.is_empty() { "all".into() } else { words.join(", ") }
         }
-    }
-}
-
-impl From<ReadError> for BatchError {
-    fn from(error: ReadError) -> Self {
-        Self::Other(error.into())
     }
 }

@@ -91,7 +91,8 @@ impl Shared {
         };
         if let After::Settled(settled) = &mut after {
             // From here on the client waits for this answer, also if its time runs out while that is written.
-            settled.client = state.waiting.get_mut(&settled.entry.id).and_then(|waiting| waiting.client.take());
+            settled.client =
+                state.waiting.get_mut(&settled.entry.id).and_then(|waiting| waiting.client.take());
             if flight.place.is_none() && settings.unwrap_or(&own).idempotent {
                 after = state.tell_early(after);
             }
@@ -161,7 +162,13 @@ impl Shared {
     }
 
     /// The job waits for its next attempt.
-    pub(crate) fn waits(&self, job: &Job, came: &Came, pause: Duration, ended: Option<AttemptRecord>) -> Change {
+    pub(crate) fn waits(
+        &self,
+        job: &Job,
+        came: &Came,
+        pause: Duration,
+        ended: Option<AttemptRecord>,
+    ) -> Change {
         Change::Attempt {
             id: job_id(&job.entry),
             number: job.attempts,
@@ -211,7 +218,13 @@ impl Shared {
         let template = request.settings.probe.as_ref()?;
         let values = Values::new(&self.paths, &request.body, &request.head.key);
         match values.path(template) {
-            Ok(target) => Some(probe_message(job, Upstream::Default, target, request.head.key.clone(), request.settings.attempt_timeout)),
+            Ok(target) => Some(probe_message(
+                job,
+                Upstream::Default,
+                target,
+                request.head.key.clone(),
+                request.settings.attempt_timeout,
+            )),
             Err(error) => {
                 tracing::warn!(job = job.entry.id, %error, "a probe cannot be made; an operator has to resolve it");
                 None
@@ -242,7 +255,10 @@ impl Shared {
                 }
                 let pause = state.pause(job.attempts);
                 let change = self.waits(job, came, pause, Some(ended));
-                (Some(change), After::PutOff(Box::new(carried(job, *upstream, false)), later(came.now, pause)))
+                (
+                    Some(change),
+                    After::PutOff(Box::new(carried(job, *upstream, false)), later(came.now, pause)),
+                )
             }
             said => (None, self.ask_again(state, job, came, said)),
         }
@@ -280,9 +296,9 @@ pub(crate) fn probe_says(came: &Came) -> Said {
 impl State {
     /// Whether the client of a job waits for its answer.
     pub(crate) fn has_client(&self, id: u64) -> bool {
-        self.waiting.get(&id).is_some_and(|waiting| {
-            waiting.client.as_ref().is_some_and(|client| !client.answer.is_closed())
-        })
+        self.waiting
+            .get(&id)
+            .is_some_and(|waiting| waiting.client.as_ref().is_some_and(|client| !client.answer.is_closed()))
     }
 
     /// Whether one more probe that says no is enough to believe it.
@@ -302,28 +318,32 @@ fn sign(meaning: Meaning, outcome: &CallOutcome) -> Sign {
 
 /// What is carried of a job from one attempt to the next.
 pub(crate) fn carried(job: &Job, upstream: usize, hurries: bool) -> Carried {
-    Carried {
-        excused: job.excused,
-        tries: job.tries,
-        from_ms: Some(job.from_ms),
-        upstream: Some(upstream),
-        hurries,
-        ..Carried::new(job.entry, job.attempts)
-    }
+    let mut carried = Carried::new(job.entry, job.attempts);
+    carried.excused = job.excused;
+    carried.tries = job.tries;
+    carried.from_ms = Some(job.from_ms);
+    carried.upstream = Some(upstream);
+    carried.hurries = hurries;
+    carried
 }
 
 /// What is kept of a job while its outcome is unknown.
 pub(crate) fn doubt(job: &Job, upstream: usize) -> InDoubt {
-    InDoubt {
-        excused: job.excused,
-        from_ms: Some(job.from_ms),
-        upstream: Some(upstream),
-        ..InDoubt::new(job.entry, job.attempts)
-    }
+    let mut doubt = InDoubt::new(job.entry, job.attempts);
+    doubt.excused = job.excused;
+    doubt.from_ms = Some(job.from_ms);
+    doubt.upstream = Some(upstream);
+    doubt
 }
 
 /// A GET without effect, with the client's fields but those of its body.
-pub(crate) fn probe_message(job: &Job, to: Upstream, target: String, key: String, timeout: Duration) -> Message {
+pub(crate) fn probe_message(
+    job: &Job,
+    to: Upstream,
+    target: String,
+    key: String,
+    timeout: Duration,
+) -> Message {
     let of_body = |name: &[u8]| name.starts_with(b"content-");
     let fields = job.request.fields.iter().filter(|(name, _)| !of_body(name)).cloned().collect();
     Message { to, method: Method::Get, target, fields, body: bytes::Bytes::new(), key, timeout }

@@ -20,7 +20,8 @@ pub(crate) const LONGEST_OPEN: Duration = Duration::from_secs(5);
 /// A pause that doubles with each attempt and of which any share may be drawn ("full jitter"), so that what failed
 /// together is not sent together again. `attempt` counts from 1; `draw` is any number.
 pub(crate) fn pause(attempt: u32, longest: Duration, draw: u64) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
+    let doubled =
+        FIRST_PAUSE.saturating_mul(1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
     let most = whole_ms(doubled.min(longest));
     Duration::from_millis((u128::from(most + 1) * u128::from(draw) >> 64) as u64)
 }

@@ -111,7 +111,9 @@ pub(crate) struct Hot {
 impl Hot {
     /// Keeps a request, if there is room for it.
     pub(crate) fn keep(&mut self, id: u64, request: &Arc<StoredRequest>, bytes: usize) {
-        if self.bytes + bytes <= HOT_BYTES_LIMIT && self.requests.insert(id, (request.clone(), bytes)).is_none() {
+        if self.bytes + bytes <= HOT_BYTES_LIMIT
+            && self.requests.insert(id, (request.clone(), bytes)).is_none()
+        {
             self.bytes += bytes;
         }
     }
@@ -197,7 +199,8 @@ impl Shared {
     pub(crate) fn encoded(&self, settings: &Arc<QueuedRoute>, saga: Option<&Arc<Saga>>) -> (Bytes, Bytes) {
         let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);
         let settings = known(&mut encoded.settings, settings, crate::codec::encode_settings);
-        let saga = saga.map_or_else(Bytes::new, |saga| known(&mut encoded.sagas, saga, crate::codec::encode_saga));
+        let saga =
+            saga.map_or_else(Bytes::new, |saga| known(&mut encoded.sagas, saga, crate::codec::encode_saga));
         (settings, saga)
     }
 

@@ -1,5 +1,7 @@
 //! The calls of a saga: how each is made, and what its outcome makes of the saga.
 
+mod told;
+
 use crate::call::{CallOutcome, Upstream};
 use crate::codec::{StepHead, StoredRequest, StoredStep};
 use crate::deliver::{Flight, Job, Message, Step, settle};
@@ -142,7 +144,8 @@ impl Shared {
             head.excused = head.excused.saturating_add(1);
         }
         head.doubt |= came.meaning == Meaning::Doubt;
-        let too_old = !place.undo && came.at_ms.saturating_sub(job.from_ms) > span_ms(job.request.settings.max_age);
+        let too_old =
+            !place.undo && came.at_ms.saturating_sub(job.from_ms) > span_ms(job.request.settings.max_age);
         let used_up = head.attempts.saturating_sub(head.excused) >= step.attempts || too_old;
         let verdict = judge_step(came, place, step, past_pivot, &head, used_up, too_old);
         let name = about(&step.name, place);
@@ -244,12 +247,12 @@ impl Shared {
     ) -> (Change, After) {
         let (state, answer) = match action {
             Action::Undone(step) => {
-                let answer = undone(job, saga, step);
+                let answer = told::undone(job, saga, step);
                 (if waiting { JobState::Done } else { JobState::Rejected }, Some(answer))
             }
-            Action::Stuck(step) => (JobState::Dead, Some(stuck(job, saga, step))),
+            Action::Stuck(step) => (JobState::Dead, Some(told::stuck(job, saga, step))),
             Action::Complete | Action::Call(_) | Action::Resolve(_) => {
-                (JobState::Done, Some(complete(job, saga)))
+                (JobState::Done, Some(told::complete(job, saga)))
             }
         };
         let (change, mut after) = settle(job, state, at_ms, answer, ended);
@@ -368,7 +371,9 @@ fn judge_step(
     too_old: bool,
 ) -> StepVerdict {
     let after = match &came.outcome {
-        CallOutcome::Answered { retry_after, .. } => retry_after.map(|a| a.min(crate::verdict::RETRY_AFTER_LIMIT)),
+        CallOutcome::Answered { retry_after, .. } => {
+            retry_after.map(|a| a.min(crate::verdict::RETRY_AFTER_LIMIT))
+        }
         CallOutcome::NotSent { .. } | CallOutcome::Unanswered { .. } => None,
     };
     let gone = |answer: &Answer| matches!(answer.status, 404 | 410);
@@ -377,7 +382,9 @@ fn judge_step(
         Meaning::Doubt if !step.idempotent => StepVerdict::Unknown,
         // What is not there needs no deleting.
         Meaning::Refused
-            if place.undo && call_of(step, place).method == Method::Delete && came.answer().is_some_and(gone) =>
+            if place.undo
+                && call_of(step, place).method == Method::Delete
+                && came.answer().is_some_and(gone) =>
         {
             StepVerdict::Done
         }
@@ -447,67 +454,7 @@ fn about(name: &str, place: Place) -> String {
 /// The client's fields, with another type of body, or none.
 fn with_type(fields: &Fields, content_type: Option<&'static str>) -> Fields {
     let others = fields.iter().filter(|(name, _)| !name.starts_with(b"content-")).cloned();
-    let own = content_type
-        .map(|value| (Bytes::from_static(b"content-type"), Bytes::from_static(value.as_bytes())));
+    let own =
+        content_type.map(|value| (Bytes::from_static(b"content-type"), Bytes::from_static(value.as_bytes())));
     others.chain(own).collect()
-}
-
-/// What the client of a complete saga gets: the answer of the step that the saga names.
-fn complete(job: &Job, saga: &Saga) -> Answer {
-    let step = saga.steps.iter().position(|step| step.name == saga.answer);
-    let place = step.map(|step| Place { step: step as u16, undo: false });
-    let found = job.known.iter().find(|(known, _)| Some(*known) == place);
-    // A step that an operator has resolved has no answer.
-    found.and_then(|(_, stored)| stored.answer.clone()).unwrap_or(Answer {
-        status: 204,
-        fields: Vec::new(),
-        body: Bytes::new(),
-        truncated: false,
-    })
-}
-
-/// What the client of a saga gets that was undone: which step failed, and how.
-fn undone(job: &Job, saga: &Saga, step: u16) -> Answer {
-    let place = Place { step, undo: false };
-    let stored = job.known.iter().find(|(known, _)| *known == place).map(|(_, stored)| stored);
-    let status = stored.and_then(|stored| stored.answer.as_ref()).map(|answer| answer.status);
-    let name = &saga.steps[usize::from(step)].name;
-    let detail = match (status, stored) {
-        (Some(status), _) => format!("step `{name}` was answered {status}; what was done before it is undone"),
-        (None, Some(stored)) => {
-            format!("step `{name}` failed ({}); what was done before it is undone", stored.head.why)
-        }
-        (None, None) => format!("step `{name}` failed; what was done before it is undone"),
-    };
-    // What the step was refused with is the client's matter; anything else is ours.
-    let status = status.filter(|status| (400..=499).contains(status)).unwrap_or(502);
-    problem(status, "saga-undone", "One of several steps failed, and the others were undone", &detail, name)
-}
-
-/// What stands for an answer while a saga could not be undone.
-fn stuck(job: &Job, saga: &Saga, step: u16) -> Answer {
-    let name = &saga.steps[usize::from(step)].name;
-    let why = job.known.iter().find(|(known, _)| *known == Place { step, undo: true });
-    let why = why.map_or("", |(_, stored)| stored.head.why.as_str());
-    let detail = format!("step `{name}` could not be undone ({why}); an operator has to see to it");
-    problem(502, "saga-stuck", "One of several steps failed, and not all others could be undone", &detail, name)
-}
-
-/// RFC 9457.
-fn problem(status: u16, kind: &str, title: &str, detail: &str, step: &str) -> Answer {
-    let problem = serde_json::json!({
-        "type": format!("urn:mainstay:problem:{kind}"),
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "step": step,
-    });
-    let content_type = (Bytes::from_static(b"content-type"), Bytes::from_static(b"application/problem+json"));
-    let no_store = (Bytes::from_static(b"cache-control"), Bytes::from_static(b"no-store"));
-    Answer {
-        status,
-        fields: vec![content_type, no_store],
-        body: Bytes::from(problem.to_string()),
-        truncated: false,
-    }
 }

@@ -124,7 +124,8 @@ impl Shared {
     }
 
     async fn cancel_now(self: &Arc<Self>, name: JobName) -> Cancelled {
-        let read = |error: ReadError| Cancelled::Failed(crate::submission::FullWhy::Refused(error.to_string()));
+        let read =
+            |error: ReadError| Cancelled::Failed(crate::submission::FullWhy::Refused(error.to_string()));
         let id = name.id;
         match self.find(name).await {
             Err(error) => return read(error),

@@ -99,8 +99,9 @@ impl Shared {
         else {
             return Ok(None);
         };
-        let malformed =
-            |error: CodecError| OperationError::Malformed(format!("job {} cannot be exported: {error}", row.id));
+        let malformed = |error: CodecError| {
+            OperationError::Malformed(format!("job {} cannot be exported: {error}", row.id))
+        };
         let request = StoredRequest::decode(record).map_err(malformed)?;
         let steps = self.journal.steps(row.id)?.into_iter().map(|step| StepLine {
             step: step.step,
@@ -134,8 +135,7 @@ impl Shared {
     /// Accepts exported jobs. Blocks.
     pub(crate) fn import(self: &Arc<Self>, lines: &[String], by: u32) -> Result<Imported, OperationError> {
         let read = |(place, line): (usize, &String)| {
-            Arrival::read(line)
-                .map_err(|why| OperationError::Malformed(format!("line {}: {why}", place + 1)))
+            Arrival::read(line).map_err(|why| OperationError::Malformed(format!("line {}: {why}", place + 1)))
         };
         let arrivals = lines.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
         let mut imported = Imported::default();

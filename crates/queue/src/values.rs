@@ -184,7 +184,10 @@ impl<'a> Values<'a> {
     /// As [`check`](Self::check), in a document.
     pub(crate) fn check_json(&self, template: &JsonTemplate) -> Result<(), NoValue> {
         match template {
-            JsonTemplate::Null | JsonTemplate::Bool(_) | JsonTemplate::Integer(_) | JsonTemplate::Float(_) => Ok(()),
+            JsonTemplate::Null
+            | JsonTemplate::Bool(_)
+            | JsonTemplate::Integer(_)
+            | JsonTemplate::Float(_) => Ok(()),
             JsonTemplate::Text(text) => self.check(text),
             JsonTemplate::List(items) => items.iter().try_for_each(|item| self.check_json(item)),
             JsonTemplate::Table(table) => table.values().try_for_each(|item| self.check_json(item)),

@@ -47,12 +47,14 @@ pub enum OpenError {
         found: i32,
     },
     /// What is in the file makes no sense.
-    #[error("{path} is damaged: {cause}")]
+    #[error("{path} is damaged: {cause}{}", hint.map(|hint| format!("; hint: {hint}")).unwrap_or_default())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What was found.
         cause: String,
+        /// The command that saves what is whole, if there is one.
+        hint: Option<&'static str>,
     },
     /// No permission, no space, and the like.
     #[error("cannot open {path}")]
@@ -335,7 +337,7 @@ impl OpenError {
         let path = path.to_owned();
         match cause.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                Self::Damaged { path, cause: cause.to_string() }
+                Self::Damaged { path, cause: cause.to_string(), hint: None }
             }
             _ => Self::Unusable { path, cause },
         }

@@ -24,15 +24,19 @@ mod card;
 mod log;
 mod read;
 mod readers;
+mod repair;
 mod reserve;
 mod retention;
 mod row;
+mod salvage;
 mod schema;
+mod source;
 mod sum;
 mod write;
 
 pub use log::{CHECKPOINT_BYTES, LOG_LIMIT};
 pub use readers::READERS_KEPT;
+pub use repair::{ASIDE_LIMIT, NAMED_LIMIT, Named, RepairError, RepairReport, repair};
 pub use reserve::SAMPLE_AGE;
 pub use row::{
     AttemptRecord, Change, Count, Filter, Forgotten, Identity, JobId, JobRow, JobState, NewJob, Operation, Pause,
@@ -62,6 +66,8 @@ pub const ACCEPT_QUEUE_LIMIT: usize = 8_192;
 pub const ACCEPT_BYTES_LIMIT: usize = 64 * 1024 * 1024;
 /// The most rows that one call of [`Journal::list`] or [`Journal::operations`] returns.
 pub const LIST_LIMIT: u32 = 10_000;
+/// The command that calls [`repair`].
+pub const REPAIR_HINT: &str = "mainstay queue repair ENV";
 /// How many rows a [`Scan`] reads at once.
 const SCAN_ROWS: u32 = 4_096;
 
@@ -168,14 +174,27 @@ pub enum ReadError {
 impl Journal {
     /// Opens or creates the file at `path` and takes its ownership: whoever had it open before writes nothing
     /// any longer ([`WriteError::Fenced`]).
+    ///
+    /// Everything that a former owner left in the log is brought into the file first. Rows are checked when they are
+    /// read: [`Recovered::jobs`] ends with an error at the first one that is not what was written.
     pub fn open(path: &Path, options: JournalOptions) -> Result<(Self, Recovered), OpenError> {
+        Self::open_file(path, options).map_err(|error| match error {
+            OpenError::Damaged { path, cause, .. } => OpenError::Damaged { path, cause, hint: Some(REPAIR_HINT) },
+            other @ (OpenError::Newer { .. } | OpenError::Sqlite { .. } | OpenError::Unusable { .. }) => other,
+        })
+    }
+
+    fn open_file(path: &Path, options: JournalOptions) -> Result<(Self, Recovered), OpenError> {
         let JournalOptions { reserve_bytes, vfs } = options;
         let mut settings =
             Settings { vfs: vfs.clone(), queue: QUEUE_LIMIT, pragmas: schema::PRAGMAS, ..Settings::default() };
+        refuse_under_repair(path)?;
         let mut connection = commit::connect(path, SCHEMA_VERSION, &settings, schema::migrate)?;
+        // Once more: from here on a repair sees that the file is in use.
+        refuse_under_repair(path)?;
         let failed = |fault: Fault| match fault {
             Fault::Sql(cause) => OpenError::of(path, cause),
-            Fault::Wrong(cause) => OpenError::Damaged { path: path.to_owned(), cause },
+            Fault::Wrong(cause) => OpenError::Damaged { path: path.to_owned(), cause, hint: None },
         };
         log::empty(&connection).map_err(|cause| OpenError::of(path, cause))?;
         let epoch = take(&mut connection).map_err(failed)?;
@@ -322,6 +341,19 @@ impl Journal {
     }
 }
 
+fn refuse_under_repair(path: &Path) -> Result<(), OpenError> {
+    match repair::is_under_way(path) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            let cause = "a repair is under way, or was interrupted".to_owned();
+            Err(OpenError::Damaged { path: path.to_owned(), cause, hint: None })
+        }
+        Err(cause) => {
+            Err(OpenError::of(path, rusqlite::Error::ToSqlConversionFailure(Box::new(cause))))
+        }
+    }
+}
+
 /// Takes the ownership.
 fn take(connection: &mut Connection) -> Result<i64, Fault> {
     let t = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -340,3 +372,6 @@ fn next(c: &Connection) -> Result<JobId, Fault> {
         _ => Err(Fault::Wrong(format!("the highest number of a job is {highest}"))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ mod database;
 mod desk;
 mod failings;
 mod http;
+mod lock;
 mod mailer;
 mod mishaps;
 mod orders;
@@ -39,6 +40,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::database::{MigrateError, OpenError, Pace, Phase, Seeded, Target, TargetError, Version};
 use crate::desk::OrdersUrl;
 use crate::failings::Failings;
+use crate::lock::LockError;
 use crate::mailer::MailerError;
 use crate::mishaps::Mishaps;
 use crate::release::ReleaseError;
@@ -81,6 +83,14 @@ enum Command {
     Schema {
         #[command(flatten)]
         place: Place,
+    },
+    /// Keep everybody else from writing to the database for a while; prints a line once it has the lock
+    Lock {
+        #[command(flatten)]
+        place: Place,
+        /// How long, as in 500ms, 15s or 2m, up to 10m; without it until standard input ends, 10m at most
+        #[arg(long = "for", value_name = "TIME", value_parser = lock::time)]
+        time: Option<Duration>,
     },
 }
 
@@ -213,6 +223,7 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
         Command::Migrate { phase: Migration::Expand(args) } => run_migrate(&args, Phase::Expand),
         Command::Migrate { phase: Migration::Contract(args) } => run_migrate(&args, Phase::Contract),
         Command::Schema { place } => run_schema(&place),
+        Command::Lock { place, time } => run_lock(&place, time),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -238,6 +249,8 @@ enum CommandError {
     Migrate(#[from] MigrateError),
     #[error(transparent)]
     Mailer(#[from] MailerError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
     #[error("no outbox is named; hint: --outbox FILE, or --data FOLDER for outbox.jsonl in it")]
     NoOutbox,
     #[error("cannot print")]
@@ -248,9 +261,12 @@ impl CommandError {
     fn code(&self) -> ExitCode {
         match self {
             Self::Release(_) | Self::Target(_) | Self::NoOutbox => ExitCode::from(EXIT_USAGE),
-            Self::Serve(_) | Self::Mailer(_) | Self::Open(_) | Self::Migrate(_) | Self::Print(_) => {
-                ExitCode::FAILURE
-            }
+            Self::Serve(_)
+            | Self::Mailer(_)
+            | Self::Open(_)
+            | Self::Migrate(_)
+            | Self::Lock(_)
+            | Self::Print(_) => ExitCode::FAILURE,
         }
     }
 }
@@ -305,6 +321,10 @@ fn run_schema(place: &Place) -> Result<(), CommandError> {
         None => "unknown",
     };
     writeln!(std::io::stdout(), "{number} {name}").map_err(CommandError::Print)
+}
+
+fn run_lock(place: &Place, time: Option<Duration>) -> Result<(), CommandError> {
+    Ok(lock::hold(&place.target()?, time)?)
 }
 
 /// An error and its causes on one line; every `Display` in this crate speaks of its own level only.

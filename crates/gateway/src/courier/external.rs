@@ -64,6 +64,13 @@ impl External {
     /// # Errors
     /// No connection within [`EXTERNAL_CONNECT_TIME`], or none that is to be trusted.
     pub(crate) async fn connect(&self) -> io::Result<Line> {
+        self.connect_trusting(machine).await
+    }
+
+    async fn connect_trusting(
+        &self,
+        trust: impl FnOnce() -> Result<Arc<ClientConfig>, String>,
+    ) -> io::Result<Line> {
         let connect = async {
             let socket = TcpStream::connect((self.name.as_str(), self.port)).await?;
             socket.set_nodelay(true)?;
@@ -79,7 +86,7 @@ impl External {
 
 /// Whom to trust: the certificates of the machine, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name. Read once
 /// there are any: a machine may get its first ones while the gateway runs.
-fn trust() -> Result<Arc<ClientConfig>, String> {
+fn machine() -> Result<Arc<ClientConfig>, String> {
     static TRUST: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     if let Some(known) = TRUST.get() {
         return Ok(Arc::clone(known));
@@ -92,12 +99,16 @@ fn trust() -> Result<Arc<ClientConfig>, String> {
         let hint = "install the package ca-certificates, or name a file with SSL_CERT_FILE";
         return Err(format!("this machine trusts no certificates{why}; {hint}"));
     }
+    let config = trusting(roots)?;
+    Ok(Arc::clone(TRUST.get_or_init(|| config)))
+}
+
+fn trusting(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|cause| format!("TLS cannot be set up: {cause}"))?;
-    let config = Arc::new(config.with_root_certificates(roots).with_no_client_auth());
-    Ok(Arc::clone(TRUST.get_or_init(|| config)))
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
 }
 
 #[cfg(test)]
@@ -121,5 +132,74 @@ mod tests {
         for bad in ["", "pay.example", "/path", "ftp://pay.example", "http://u:p@pay.example", "http://a/?b=c"] {
             assert!(External::read(bad).is_err(), "{bad}");
         }
+    }
+
+    /// A TLS server for `localhost`, and the certificate it has.
+    fn server() -> (u16, tokio_rustls::rustls::pki_types::CertificateDer<'static>) {
+        use std::io::{Read as _, Write as _};
+        use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = made.signing_key.serialize_der().try_into().unwrap();
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+                let mut stream = StreamOwned::new(connection, socket.unwrap());
+                let mut head = [0; 1024];
+                // Who does not trust it has gone.
+                let Ok(read) = stream.read(&mut head) else { continue };
+                assert!(head[..read].starts_with(b"POST /charges HTTP/1.1\r\n"));
+                stream.write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\npaid").unwrap();
+            }
+        });
+        (port, certificate)
+    }
+
+    #[test]
+    fn only_who_is_trusted_is_called() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default())
+            .unwrap();
+        let (port, certificate) = server();
+        let with = |known: bool| {
+            let mut roots = RootCertStore::empty();
+            if known {
+                roots.add(certificate.clone()).unwrap();
+            }
+            trusting(roots)
+        };
+        runtime.block_on(async {
+            let external = External::read(&format!("https://localhost:{port}")).unwrap();
+            let mut line = external.connect_trusting(|| with(true)).await.unwrap();
+            let request = http::Request::post("/charges").header("host", "localhost");
+            let request = request.body(http_body_util::Full::new(bytes::Bytes::from_static(b"{}"))).unwrap();
+            let answer = line.exchange(request).await.unwrap();
+            assert_eq!((answer.head.status.as_u16(), &answer.body[..]), (201, &b"paid"[..]));
+            assert!(external.connect_trusting(|| with(false)).await.is_err(), "nobody vouches for it");
+            // The certificate is for another name.
+            let other = External::read(&format!("https://127.0.0.1:{port}")).unwrap();
+            assert!(other.connect_trusting(|| with(true)).await.is_err());
+            // And plain HTTP is no TLS.
+            let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = plain.local_addr().unwrap();
+            std::thread::spawn(move || {
+                use std::io::Write as _;
+                let (mut socket, _) = plain.accept().unwrap();
+                let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+            });
+            let external = External::read(&format!("https://localhost:{}", address.port())).unwrap();
+            assert!(external.connect_trusting(|| with(true)).await.is_err());
+        });
     }
 }

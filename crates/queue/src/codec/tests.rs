@@ -12,7 +12,11 @@ fn saga() -> Saga {
         method: Method::Post,
         to: ComponentName::new("payments").unwrap(),
         path: Template::parse("/charges/{body:$.id}", |_| true).unwrap(),
-        json: Some(JsonTemplate::List(vec![JsonTemplate::Null, JsonTemplate::Integer(5), JsonTemplate::Float(0.5)])),
+        json: Some(JsonTemplate::List(vec![
+            JsonTemplate::Null,
+            JsonTemplate::Integer(5),
+            JsonTemplate::Float(0.5),
+        ])),
     };
     let step = SagaStep {
         name: "charge".into(),

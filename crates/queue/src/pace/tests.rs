@@ -5,7 +5,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 #[test]
 fn pauses_double_and_any_share_is_drawn() {
-    for (attempt, most) in [(1, 500), (2, 1_000), (3, 2_000), (7, 32_000), (8, 60_000), (32, 60_000), (99, 60_000)] {
+    for (attempt, most) in
+        [(1, 500), (2, 1_000), (3, 2_000), (7, 32_000), (8, 60_000), (32, 60_000), (99, 60_000)]
+    {
         assert_eq!(pause(attempt, LONGEST, 0), Duration::ZERO);
         assert_eq!(pause(attempt, LONGEST, u64::MAX), Duration::from_millis(most), "{attempt}");
         assert_eq!(pause(attempt, LONGEST, 1 << 63).as_millis() as u64, (most + 1) / 2);

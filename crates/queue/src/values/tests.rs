@@ -5,7 +5,8 @@ fn template(text: &str) -> Template {
     Template::parse(text, |_| true).unwrap()
 }
 
-const BODY: &[u8] = br#"{"customer":"a/b?c","items":[{"sku":"x","n":2},{"sku":"y","n":3}],"note":null,"vip":true}"#;
+const BODY: &[u8] =
+    br#"{"customer":"a/b?c","items":[{"sku":"x","n":2},{"sku":"y","n":3}],"note":null,"vip":true}"#;
 
 fn values(paths: &Paths) -> Values<'_> {
     Values::new(paths, BODY, "k 1").with_answer("charge", br#"{"id":42}"#).with_answer("mail", b"sent")
@@ -60,12 +61,19 @@ fn what_is_missing_is_named() {
     assert_eq!(of("/{charge:$.no}"), "`{charge:$.no}` finds nothing in the answer of step `charge`");
     assert_eq!(of("/{mail:$.id}"), "`{mail:$.id}` finds nothing in the answer of step `mail`");
     assert_eq!(of("/{ship:$.id}"), "`{ship:$.id}` finds nothing in the answer of step `ship`");
-    assert_eq!(of("/{body:$.items}"), "`{body:$.items}` is a list or a table, which cannot be part of a text");
+    assert_eq!(
+        of("/{body:$.items}"),
+        "`{body:$.items}` is a list or a table, which cannot be part of a text"
+    );
     let not_json = Values::new(&paths, b"a=b", "k");
     let error = not_json.check(&template("{body:$.a}{ship:$.b}{key}")).unwrap_err().to_string();
     assert_eq!(error, "`{body:$.a}` is to be read from the request's body, which is not JSON");
     assert_eq!(not_json.check(&template("{ship:$.b}{key}")), Ok(()));
-    assert!(values(&paths).check_json(&JsonTemplate::List(vec![JsonTemplate::Text(template("{body:$.no}"))])).is_err());
+    assert!(
+        values(&paths)
+            .check_json(&JsonTemplate::List(vec![JsonTemplate::Text(template("{body:$.no}"))]))
+            .is_err()
+    );
 }
 
 #[test]
@@ -74,7 +82,9 @@ fn values_of_order() {
     let of = |path: &str, body: &[u8]| paths.order_value(&JsonPath(path.into()), body);
     assert_eq!(of("$.customer", BODY).as_deref(), Some("\"a/b?c\""));
     assert_eq!(of("$.items[*].n", BODY).as_deref(), Some("[2,3]"));
-    for (path, body) in [("$.note", BODY), ("$.no", BODY), ("$.a", b"no json"), ("$.a", b""), ("not a path", BODY)] {
+    for (path, body) in
+        [("$.note", BODY), ("$.no", BODY), ("$.a", b"no json"), ("$.a", b""), ("not a path", BODY)]
+    {
         assert_eq!(of(path, body), None, "{path}");
     }
     assert_ne!(of("$.a", br#"{"a":1}"#), of("$.a", br#"{"a":"1"}"#));

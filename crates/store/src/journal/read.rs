@@ -22,6 +22,7 @@ macro_rules! select_jobs {
 }
 
 pub(super) const ONE_JOB: &str = select_jobs!("WHERE id = ?1");
+pub(super) const JOBS_BETWEEN: &str = select_jobs!("WHERE id BETWEEN ?1 AND ?2 ORDER BY id");
 const AFTER: &str = select_jobs!("WHERE id > ?1 ORDER BY id LIMIT ?2");
 const BY_NUMBER: &str = select_jobs!(
     "WHERE id > ?1 AND (?2 >> state) & 1 AND (?3 IS NULL OR route = ?3) \
@@ -113,6 +114,14 @@ impl<'r> Narrow<'r> {
 
     pub(super) fn id(&self) -> i64 {
         self.id
+    }
+
+    pub(super) fn due_ms(&self) -> i64 {
+        self.due_ms
+    }
+
+    pub(super) fn changed_ms(&self) -> i64 {
+        self.changed_ms
     }
 
     pub(super) fn bound(&self) -> Bound<'r> {
@@ -334,15 +343,20 @@ pub(super) fn operations(c: &Connection, limit: u32) -> Result<Vec<Operation>, F
     let mut rows = query.query([limit])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(Operation {
-            at_ms: column(row, 0)?,
-            verb: column(row, 1)?,
-            what: column(row, 2)?,
-            count: column(row, 3)?,
-            by_uid: column(row, 4)?,
-        });
+        found.push(operation(row, 0)?);
     }
     Ok(found)
+}
+
+/// An entry of the audit log, from column `first` on.
+pub(super) fn operation(row: &Row<'_>, first: usize) -> Result<Operation, Fault> {
+    Ok(Operation {
+        at_ms: column(row, first)?,
+        verb: column(row, first + 1)?,
+        what: column(row, first + 2)?,
+        count: column(row, first + 3)?,
+        by_uid: column(row, first + 4)?,
+    })
 }
 
 /// The log is measured by the caller.

@@ -32,6 +32,10 @@ pub(super) const READER_PRAGMAS: &str = "PRAGMA cell_size_check = ON;
      PRAGMA wal_autocheckpoint = 0;
      PRAGMA temp_store = MEMORY;";
 
+pub(super) const INSERT_JOB: &str = "INSERT INTO job \
+     (id, state, attempts, due_ms, changed_ms, moving_sum, created_ms, route, card) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+
 pub(super) const TABLES: &[&str] =
     &["meta", "job", "request", "response", "attempt", "step", "pause", "operation"];
 

@@ -6,7 +6,7 @@ use super::card::{Bound, CARD_BYTES, Card};
 use super::reserve::Reserve;
 use super::row::{AttemptRecord, Change, JobId, JobState, NewJob, Operation, Pause, StepRecord};
 use super::sum::{self, Sum, What};
-use super::{SEVERAL_LIMIT, read};
+use super::{SEVERAL_LIMIT, read, schema};
 use crate::commit::WriteError;
 use bytes::Bytes;
 use rusqlite::{Transaction, params};
@@ -120,11 +120,7 @@ pub(super) fn accept(t: &Transaction<'_>, job: &Prepared, reserve: &Reserve) -> 
 fn insert(t: &Transaction<'_>, job: &Prepared, attempts: u32, changed_ms: i64) -> Result<(), WriteError> {
     let new = &job.new;
     let moving_sum = sum::moving(job.id, new.state, attempts, changed_ms);
-    t.prepare_cached(
-        "INSERT INTO job (id, state, attempts, due_ms, changed_ms, moving_sum, created_ms, route, card) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-    )?
-    .execute(params![
+    t.prepare_cached(schema::INSERT_JOB)?.execute(params![
         job.id,
         new.state.code(),
         attempts,

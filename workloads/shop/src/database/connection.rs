@@ -10,7 +10,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 
 use super::postgres::{self, Session, Use};
 use super::sql::Sql;
-use super::{Target, sqlite};
+use super::{Target, schema, sqlite};
 use crate::release::Release;
 
 /// Why a statement failed.
@@ -260,6 +260,22 @@ impl Connection {
                 Err(error)
             }
         }
+    }
+
+    /// Begins a transaction that keeps everybody else from writing, and nobody from reading.
+    pub(super) fn lock_writes(&mut self) -> Result<(), Error> {
+        match &mut self.link {
+            Link::Sqlite(connection) => Ok(connection.execute_batch("BEGIN EXCLUSIVE")?),
+            Link::Postgres(session) => {
+                session.begin()?;
+                session.batch(&format!("LOCK TABLE {} IN EXCLUSIVE MODE", schema::WRITTEN_TABLES))
+            }
+        }
+    }
+
+    /// Ends it.
+    pub(super) fn unlock_writes(&mut self) {
+        self.roll_back();
     }
 
     fn begin(&mut self) -> Result<(), Error> {

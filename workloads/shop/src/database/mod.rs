@@ -210,6 +210,24 @@ fn prepare(target: &Target, release: Release) -> Result<Seeded, OpenError> {
     Err(OpenError::OtherSchema { target: target.clone(), found, release, hint })
 }
 
+/// Keeps everybody else from writing while it lives; reads go on. The end of the process ends it too.
+pub(crate) struct WriteLock(Connection);
+
+impl WriteLock {
+    /// Waits for its turn among those who write, for a few seconds.
+    pub(crate) fn take(target: &Target, release: Release) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Database { target: target.clone(), source };
+        let mut connection = Connection::open_for_writing(target, release).map_err(failed)?;
+        connection.lock_writes().map_err(failed)?;
+        Ok(Self(connection))
+    }
+
+    /// Lets everybody write again.
+    pub(crate) fn release(mut self) {
+        self.0.unlock_writes();
+    }
+}
+
 impl Database {
     /// One SQLite connection for everything, in memory or in `file`, made by `schema`: for the small services
     /// beside the shop.

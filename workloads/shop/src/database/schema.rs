@@ -51,6 +51,9 @@ impl Version {
     }
 }
 
+/// The tables that anybody writes to once the database is made, as PostgreSQL lists them.
+pub(super) const WRITTEN_TABLES: &str = "products, orders, order_items, mails";
+
 /// As in `2 (expanded), 3 (contracted)`.
 pub(super) fn listed(versions: &[Version]) -> String {
     let words: Vec<String> =

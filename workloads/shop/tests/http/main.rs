@@ -1,6 +1,7 @@
 //! The shop as its customers and operators meet it: real processes, real sockets, real files, real servers.
 
 mod desk;
+mod lock;
 mod mailer;
 mod migrations;
 mod mishaps;

@@ -1,0 +1,206 @@
+//! A queue, its clock, and whoever plays the rest.
+
+use bytes::Bytes;
+use model::flow::Method;
+use model::queue::{QueueLimits, QueuedRoute};
+use queue::{
+    Answer, Call, CallOutcome, Clock, Counters, Filter, JobId, JobName, JobState, JobView, JournalOptions, Options,
+    Queue, Submission, Submitted, Ticket, Waited,
+};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// When the tests begin, in Unix milliseconds.
+pub(crate) const START: i64 = 1_800_000_000_000;
+/// How long anything may take that does not depend on the manual clock.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The service honours keys.
+pub(crate) fn idempotent() -> QueuedRoute {
+    QueuedRoute { idempotent: true, ..QueuedRoute::default() }
+}
+
+pub(crate) struct Stage {
+    pub(crate) queue: Queue,
+    pub(crate) clock: Clock,
+    folder: Arc<tempfile::TempDir>,
+    limits: QueueLimits,
+    reserve_bytes: u64,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        Self::with(QueueLimits::default(), 0)
+    }
+
+    pub(crate) fn with(limits: QueueLimits, reserve_bytes: u64) -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let clock = Clock::manual(START);
+        let queue = open(folder.path(), &limits, reserve_bytes, &clock);
+        Self { queue, clock, folder, limits, reserve_bytes }
+    }
+
+    /// The process is killed: nothing that was under way is reported, and another one opens the same file.
+    pub(crate) fn kill(self) -> Self {
+        let Self { queue, clock, folder, limits, reserve_bytes } = self;
+        drop(queue);
+        let queue = open(folder.path(), &limits, reserve_bytes, &clock);
+        Self { queue, clock, folder, limits, reserve_bytes }
+    }
+
+    /// The same on a machine whose clock on the wall says something else.
+    pub(crate) fn kill_at(self, wall_ms: i64) -> Self {
+        self.clock.set_wall(wall_ms);
+        self.kill()
+    }
+
+    /// The next call. What is being written is waited for; the clock stands.
+    pub(crate) async fn call(&self) -> Call {
+        tokio::time::timeout(PATIENCE, self.queue.next()).await.expect("a call is due")
+    }
+
+    /// The next call, if one is due now.
+    pub(crate) async fn due(&self) -> Option<Call> {
+        // An announcement is written before its call is made, and a look at the book may have caused one.
+        for _ in 0..3 {
+            self.settled().await;
+            if let Some(call) = self.peek().await {
+                return Some(call);
+            }
+        }
+        None
+    }
+
+    async fn peek(&self) -> Option<Call> {
+        tokio::select! {
+            biased;
+            call = self.queue.next() => Some(call),
+            () = async { for _ in 0..20 { tokio::task::yield_now().await } } => None,
+        }
+    }
+
+    /// Everything that was handed to the writer before is on disk, and has taken effect.
+    pub(crate) async fn settled(&self) {
+        self.queue.pause(Some("nothing"), 0).await.unwrap();
+        self.queue.resume(Some("nothing"), 0).await.unwrap();
+    }
+
+    pub(crate) fn report(&self, call: &Call, outcome: CallOutcome) {
+        self.queue.report(call.id, outcome, None);
+    }
+
+    /// Makes the calls that are due or come due within `time`, a second at a time.
+    pub(crate) async fn play(&self, time: Duration, mut upstream: impl FnMut(&Call) -> CallOutcome) {
+        for _ in 0..=time.as_secs() {
+            while let Some(call) = self.due().await {
+                let outcome = upstream(&call);
+                self.report(&call, outcome);
+            }
+            self.clock.advance(Duration::from_secs(1));
+            self.queue.tend();
+        }
+    }
+
+    pub(crate) async fn submit(&self, submission: Submission) -> Submitted {
+        tokio::time::timeout(PATIENCE, self.queue.submit(submission)).await.expect("an answer")
+    }
+
+    /// Submits what has to be accepted.
+    pub(crate) async fn accept(&self, submission: Submission) -> Ticket {
+        match self.submit(submission).await {
+            Submitted::New(ticket) => ticket,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Submits, and its client is told 202 at once.
+    pub(crate) async fn enqueue(&self, submission: Submission) -> JobName {
+        let ticket = self.accept(submission).await;
+        let name = ticket.name();
+        let Waited::Pending(view) = ticket.wait(Duration::ZERO).await else { panic!("it is not done yet") };
+        assert_eq!(view.name, name);
+        name
+    }
+
+    pub(crate) async fn view(&self, name: JobName) -> JobView {
+        self.queue.job(name).await.unwrap().expect("the job is kept")
+    }
+
+    pub(crate) async fn state(&self, name: JobName) -> JobState {
+        self.settled().await;
+        self.view(name).await.state
+    }
+
+    /// The status and body of the stored answer.
+    pub(crate) async fn answer(&self, name: JobName) -> Option<(u16, Bytes)> {
+        self.settled().await;
+        self.queue.answer(name).await.unwrap().map(|answer| (answer.status, answer.body))
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.queue.counters()
+    }
+
+    pub(crate) async fn ids(&self, states: &[JobState]) -> Vec<u64> {
+        self.settled().await;
+        let filter = Filter { states: states.to_vec(), ..Filter::default() };
+        let found = self.queue.list(filter, JobId(0), 10_000).await.unwrap();
+        found.iter().map(|view| view.name.id.0).collect()
+    }
+}
+
+fn open(folder: &Path, limits: &QueueLimits, reserve_bytes: u64, clock: &Clock) -> Queue {
+    let journal = JournalOptions { reserve_bytes, ..JournalOptions::default() };
+    let options = Options { limits: limits.clone(), journal, clock: clock.clone(), seed: 7 };
+    Queue::open(&folder.join("queue.db"), options).unwrap()
+}
+
+/// A request to `POST /orders`.
+pub(crate) fn request(settings: QueuedRoute, body: &str) -> Submission {
+    Submission {
+        route: Arc::from("POST /orders"),
+        settings: Arc::new(settings),
+        saga: None,
+        method: Method::Post,
+        path_and_query: "/orders?a=b".into(),
+        fields: vec![
+            (Bytes::from_static(b"accept"), Bytes::from_static(b"*/*")),
+            (Bytes::from_static(b"content-type"), Bytes::from_static(b"application/json")),
+        ],
+        body: Bytes::from(body.to_owned()),
+        user: Some(3),
+        key: None,
+        principal: None,
+        credentials: Bytes::new(),
+        deliver_after: None,
+    }
+}
+
+/// The same with a key.
+pub(crate) fn keyed(settings: QueuedRoute, body: &str, key: &str) -> Submission {
+    Submission { key: Some(key.into()), ..request(settings, body) }
+}
+
+pub(crate) fn answered(status: u16, body: &str) -> CallOutcome {
+    let fields = vec![(Bytes::from_static(b"content-type"), Bytes::from_static(b"text/plain"))];
+    let answer = Answer { status, fields, body: Bytes::from(body.to_owned()), truncated: false };
+    CallOutcome::Answered { answer, retry_after: None }
+}
+
+pub(crate) fn busy(status: u16, retry_after: u64) -> CallOutcome {
+    match answered(status, "") {
+        CallOutcome::Answered { answer, .. } => {
+            CallOutcome::Answered { answer, retry_after: Some(Duration::from_secs(retry_after)) }
+        }
+        other => other,
+    }
+}
+
+pub(crate) fn not_sent() -> CallOutcome {
+    CallOutcome::NotSent { why: "connection refused".into() }
+}
+
+pub(crate) fn broken() -> CallOutcome {
+    CallOutcome::Unanswered { why: "the connection broke".into() }
+}

@@ -1,0 +1,305 @@
+//! Row by row from a damaged file into a new one, with what can be believed.
+
+use super::card::Card;
+use super::read::{self, Fault, Narrow};
+use super::repair::{Named, RepairError, RepairReport};
+use super::row::{AttemptRecord, JobState, Operation, StepRecord};
+use super::schema::{self, SCHEMA_VERSION};
+use super::source::Source;
+use super::sum::{self, What};
+use crate::commit::{self, Settings};
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use std::path::Path;
+
+/// How many reads may fail in one table before the rest of it is given up. A damaged inner page takes two for each
+/// of some ten thousand rows.
+const FAILED_READS_LIMIT: u32 = 4_000_000;
+/// How many jobs are written in one transaction.
+const CHUNK_JOBS: u64 = 5_000;
+/// Where not even the highest number can be read: how many rows a page holds at most, about.
+const ROWS_PER_PAGE: i64 = 40;
+
+/// What is noted of an attempt that can never be made.
+const REQUEST_LOST: &str = "its request was lost with a damaged file";
+
+/// Copies everything that is whole in `source`, the file `aside`, into a new file at `new`, which is closed and
+/// complete afterwards.
+pub(super) fn all(source: &Source, aside: &Path, new: &Path) -> Result<RepairReport, RepairError> {
+    let settings = Settings { pragmas: schema::PRAGMAS, ..Settings::default() };
+    let to = commit::connect(new, SCHEMA_VERSION, &settings, schema::migrate)?;
+    let mut salvage = Salvage {
+        from: &source.connection,
+        to,
+        found: RepairReport {
+            aside: aside.to_owned(),
+            jobs: 0,
+            requests: 0,
+            responses: 0,
+            operations: 0,
+            lost: Named::default(),
+            without_request: Named::default(),
+            without_response: Named::default(),
+            doubtful: Named::default(),
+        },
+        saved: Vec::new(),
+    };
+    salvage.run().map_err(RepairError::Write)?;
+    let Salvage { to, found, .. } = salvage;
+    // Nothing is waited for and nobody reads: the log is brought into the file, and goes with the last connection.
+    to.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(RepairError::Write)?;
+    to.close().map_err(|(_, cause)| RepairError::Write(cause))?;
+    Ok(found)
+}
+
+struct Salvage<'s> {
+    from: &'s Connection,
+    to: Connection,
+    found: RepairReport,
+    /// The numbers of the jobs in the new file, in order.
+    saved: Vec<i64>,
+}
+
+impl Salvage<'_> {
+    /// Errors are those of the new file. Those of the damaged one are what this is about.
+    fn run(&mut self) -> rusqlite::Result<()> {
+        // Synced as a whole at the end.
+        self.to.execute_batch("PRAGMA synchronous = OFF; BEGIN")?;
+        let from = self.from;
+        let highest = highest(from);
+        let mut lost = Vec::new();
+        let mut failed = Ok(());
+        let spans = walk(from, read::JOBS_BETWEEN, (1, highest), |row| match (&failed, Narrow::of(row)) {
+            (Err(_), _) => {}
+            (Ok(()), Ok(job)) => match job.card() {
+                Some(card) => failed = self.job(&job, &card),
+                None => lost.push((job.id(), job.id())),
+            },
+            (Ok(()), Err(_)) => lost.extend(row.get(0).ok().map(|id: i64| (id, id))),
+        });
+        failed?;
+        lost.extend(spans);
+        self.orphans(highest, &mut lost);
+        lost.sort_unstable();
+        for (first, last) in lost {
+            self.found.lost.add_all(first, last);
+        }
+        self.rest(highest)?;
+        self.to.execute_batch("COMMIT")
+    }
+
+    /// One job with all that belongs to it.
+    fn job(&mut self, job: &Narrow<'_>, card: &Card) -> rusqlite::Result<()> {
+        let id = job.id();
+        let mut standing = job.standing();
+        let steps = read::steps(self.from, id);
+        if steps.is_err() {
+            // How far a saga has come is no longer known.
+            standing = standing.filter(|(state, _)| state.is_final());
+        }
+        let (mut state, attempts) = standing.unwrap_or_else(|| {
+            self.found.doubtful.add(id);
+            (JobState::Unknown, 1)
+        });
+        match read::request(self.from, id) {
+            Ok(Some(request)) => self.wide("request", id, What::Request, &request)?,
+            Ok(None) | Err(_) => {
+                self.found.without_request.add(id);
+                if state.is_pending() {
+                    state = JobState::Dead;
+                    self.attempt(id, i64::MAX, &lost_request(attempts, job.changed_ms()))?;
+                }
+            }
+        }
+        match read::response(self.from, id) {
+            Ok(Some(response)) => self.wide("response", id, What::Response, &response)?,
+            Ok(None) => {}
+            Err(_) => self.found.without_response.add(id),
+        }
+        // The history of a job is for people: what of it cannot be read is left out.
+        for (attempt, seq) in read::attempts(self.from, id).unwrap_or_default().iter().zip(1..) {
+            self.attempt(id, seq, attempt)?;
+        }
+        for step in steps.unwrap_or_default() {
+            self.step(id, &step)?;
+        }
+        let (changed_ms, card) = (job.changed_ms(), card.encode(job.bound()));
+        let moving_sum = sum::moving(id, state, attempts, changed_ms);
+        self.to.prepare_cached(schema::INSERT_JOB)?.execute(params![
+            id,
+            state.code(),
+            attempts,
+            job.due_ms(),
+            changed_ms,
+            moving_sum,
+            job.bound().created_ms,
+            str::from_utf8(job.bound().route).unwrap_or_default(),
+            card,
+        ])?;
+        self.saved.push(id);
+        self.found.jobs += 1;
+        if self.found.jobs.is_multiple_of(CHUNK_JOBS) {
+            self.to.execute_batch("COMMIT; BEGIN")?;
+        }
+        Ok(())
+    }
+
+    fn wide(&mut self, table: &str, id: i64, what: What, bytes: &Bytes) -> rusqlite::Result<()> {
+        match what {
+            What::Request => self.found.requests += 1,
+            What::Response => self.found.responses += 1,
+            What::Step { .. } => {}
+        }
+        let sql = format!("INSERT INTO {table} (id, sum, bytes) VALUES (?1, ?2, ?3)");
+        self.to.prepare_cached(&sql)?.execute(params![id, sum::bytes(id, what, bytes), &**bytes])?;
+        Ok(())
+    }
+
+    fn attempt(&self, id: i64, seq: i64, attempt: &AttemptRecord) -> rusqlite::Result<()> {
+        let AttemptRecord { number, began_ms, ended_ms, status, text } = attempt;
+        self.to
+            .prepare_cached(
+                "INSERT INTO attempt (job, seq, number, began_ms, ended_ms, status, text) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![id, seq, number, began_ms, ended_ms, status, text])?;
+        Ok(())
+    }
+
+    fn step(&self, id: i64, step: &StepRecord) -> rusqlite::Result<()> {
+        let StepRecord { step, undo, at_ms, record } = step;
+        let sum = sum::bytes(id, What::Step { step: *step, undo: *undo }, record);
+        self.to
+            .prepare_cached(
+                "INSERT INTO step (job, step, undo, at_ms, sum, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![id, step, undo, at_ms, sum, &**record])?;
+        Ok(())
+    }
+
+    /// Requests without a job: that job is lost.
+    fn orphans(&self, highest: i64, lost: &mut Vec<(i64, i64)>) {
+        lost.sort_unstable();
+        let known = lost.clone();
+        let numbers = "SELECT id FROM request WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
+        walk(self.from, numbers, (1, highest), |row| {
+            let Ok(id) = row.get::<_, i64>(0) else { return };
+            let before = known.partition_point(|(first, _)| *first <= id);
+            let is_known = known[..before].last().is_some_and(|(_, last)| id <= *last);
+            if !is_known && self.saved.binary_search(&id).is_err() {
+                lost.push((id, id));
+            }
+        });
+    }
+
+    /// What belongs to no job.
+    fn rest(&mut self, highest: i64) -> rusqlite::Result<()> {
+        // An owner of the damaged file is fenced off by its epoch, should it come back.
+        let epoch = read::meta(self.from, "epoch").unwrap_or(0);
+        let forgotten = read::meta(self.from, "forgotten").unwrap_or(0).max(highest);
+        for (key, value) in [("epoch", epoch), ("forgotten", forgotten)] {
+            self.to.execute("UPDATE meta SET value = ?2 WHERE key = ?1", params![key, value])?;
+        }
+        // Without knowing what was paused, nothing of it is: an operator sees that at once.
+        for pause in read::paused(self.from).unwrap_or_default() {
+            self.to.execute(
+                "INSERT INTO pause (scope, since_ms) VALUES (?1, ?2)",
+                params![pause.scope, pause.since_ms],
+            )?;
+        }
+        let last = self.from.query_row("SELECT max(id) FROM operation", [], |row| row.get::<_, Option<i64>>(0));
+        let last = last.unwrap_or(Some(highest)).unwrap_or(0);
+        let mut failed = Ok(0);
+        let entries = "SELECT id, at_ms, verb, what, count, by_uid FROM operation WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
+        walk(self.from, entries, (1, last), |row| {
+            if let (true, Ok(operation)) = (failed.is_ok(), read::operation(row, 1)) {
+                let id = row.get::<_, i64>(0).unwrap_or(last);
+                let inserted = "INSERT INTO operation (id, at_ms, verb, what, count, by_uid) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+                let Operation { at_ms, verb, what, count, by_uid } = operation;
+                failed = self.to.execute(inserted, params![id, at_ms, verb, what, count, by_uid]);
+                self.found.operations += 1;
+            }
+        });
+        failed.map(drop)
+    }
+}
+
+fn lost_request(attempts: u32, at_ms: i64) -> AttemptRecord {
+    AttemptRecord { number: attempts, began_ms: at_ms, ended_ms: at_ms, status: None, text: REQUEST_LOST.into() }
+}
+
+/// The highest number that a job may have, from whatever tells.
+fn highest(from: &Connection) -> i64 {
+    let most = |sql: &str| from.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).map(Option::unwrap_or_default);
+    let told = [
+        most("SELECT max(id) FROM job"),
+        most("SELECT max(id) FROM request"),
+        most("SELECT max(id) FROM response"),
+    ];
+    let forgotten = read::meta(from, "forgotten");
+    let sure = told.iter().flatten().copied().chain(forgotten.as_ref().ok().copied()).max().unwrap_or(0);
+    if told[0].is_ok() || told[1].is_ok() {
+        return sure;
+    }
+    let pages = from.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).optional();
+    let pages = pages.ok().flatten().unwrap_or(0);
+    sure.saturating_add(pages.saturating_mul(ROWS_PER_PAGE))
+}
+
+/// Reads the rows of `sql`, whose first column is the number, from the first to the last of `range`, both included,
+/// and goes on behind whatever cannot be read. Returns the numbers that could not, from and to.
+fn walk(
+    from: &Connection,
+    sql: &str,
+    range: (i64, i64),
+    mut visit: impl FnMut(&Row<'_>),
+) -> Vec<(i64, i64)> {
+    let mut unreadable: Vec<(i64, i64)> = Vec::new();
+    let mut failures = 0;
+    let mut ahead = vec![range];
+    while let Some((first, last)) = ahead.pop() {
+        let Err(next) = rows(from, sql, first, last, &mut visit) else { continue };
+        failures += 1;
+        if next > last {
+            // The error is behind the last row.
+            continue;
+        }
+        if next >= last || failures > FAILED_READS_LIMIT {
+            match unreadable.last_mut() {
+                Some(before) if before.1 + 1 == next => before.1 = last,
+                Some(_) | None => unreadable.push((next, last)),
+            }
+        } else {
+            // Halves, the lower one first: sooner or later what is bad stands alone.
+            let middle = next + (last - next) / 2;
+            ahead.push((middle + 1, last));
+            ahead.push((next, middle));
+        }
+    }
+    unreadable
+}
+
+/// Reads rows from `first` to `last`. An error is the number behind the last row that was read.
+fn rows(
+    from: &Connection,
+    sql: &str,
+    first: i64,
+    last: i64,
+    visit: &mut impl FnMut(&Row<'_>),
+) -> Result<(), i64> {
+    let mut next = first;
+    let mut read = || -> Result<(), Fault> {
+        let mut query = from.prepare_cached(sql)?;
+        let mut rows = query.query([first, last])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            if id < next || id > last {
+                return Err(Fault::Wrong("rows out of order".into()));
+            }
+            visit(row);
+            next = id + 1;
+        }
+        Ok(())
+    };
+    read().map_err(|_| next)
+}
