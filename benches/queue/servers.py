@@ -204,6 +204,15 @@ class Gateway(Server):
     def control(self):
         return Control(self.folder / "state" / "run" / "gateway.sock")
 
+    def listens(self):
+        if not super().listens():
+            return False
+        try:
+            # A journal is read first; until then queued routes refuse.
+            return self.queue()["open"]
+        except OSError:
+            return False
+
     def ask(self, method, path, body=None):
         control = self.control()
         control.request(method, path, None if body is None else json.dumps(body), {"content-type": "application/json"})

@@ -1,6 +1,7 @@
 //! The agent's loop: commands, instances, work and deadlines become events of the release machine; its
 //! states become records, tables for the gateway, and work.
 
+use crate::base_env::base_env;
 use crate::crash::CrashPoint;
 use crate::evidence::Evidence;
 use crate::notify::Notifier;
@@ -215,7 +216,7 @@ impl Agent {
             router,
             driver,
             ports: Arc::new(Mutex::new(ports)),
-            base_env: base_env(mark.inherit_env),
+            base_env: base_env(mark.inherit_env, mark.listen.http),
             preview_token,
             stamps: BTreeMap::new(),
             before: BTreeMap::new(),
@@ -407,15 +408,4 @@ fn preview_token(folder: &StateFolder) -> std::io::Result<String> {
     let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     api::folder::replace_file(&path, token.as_bytes())?;
     Ok(token)
-}
-
-/// What services see of the agent's own variables: all of them where the environment was made by a command,
-/// the usual few otherwise, so that nothing of a person's shell becomes part of a service by accident.
-fn base_env(inherit_all: bool) -> BTreeMap<String, String> {
-    const USUAL: &[&str] = &["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR"];
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| inherit_all || USUAL.contains(&name.as_str()) || name.starts_with("LC_"))
-        .filter(|(name, _)| name != crate::crash::VARIABLE)
-        .collect()
 }

@@ -13,6 +13,8 @@
 
 mod agent;
 
+mod base_env;
+
 mod command;
 
 mod step;

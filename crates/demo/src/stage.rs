@@ -137,6 +137,8 @@ impl Stage {
             .env("DATABASE_URL", format!("sqlite:{}", self.state().data().join("db.db").display()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            // What it says when it ends would be amid the story.
+            .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
             .map_err(io)?;

@@ -119,7 +119,7 @@ impl Admin {
         let path = head.uri.path().to_owned();
         // What was begun is done to its end, whether or not anybody waits for it.
         let done = tokio::task::spawn_local(async move {
-            let done = operate::answer(&self.shared.desk, get, &path, &body).await;
+            let done = operate::answer(&self.shared, get, &path, &body).await;
             done.ok_or(path)
         });
         match done.await {

@@ -17,7 +17,7 @@ pub(crate) use external::External;
 
 use crate::clock::monotonic_ms;
 use crate::ids::Random;
-use crate::limits::TICK;
+use crate::limits::{SETTLE_TIME, TICK};
 use crate::lines::{Bundle, Lines};
 use crate::measures::Outcome;
 use crate::metrics::Counts;
@@ -106,6 +106,9 @@ impl Courier {
             }
         }
         drop(calls);
+        if tokio::time::timeout(SETTLE_TIME, self.queue.settled()).await.is_err() {
+            tracing::warn!("the last outcomes are not on disk: their jobs find out at the next start");
+        }
         self.tick();
     }
 

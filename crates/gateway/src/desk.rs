@@ -14,7 +14,8 @@ use crate::lines::Bundle;
 use crate::routes::Routes;
 use crate::worker::Shared;
 use model::queue::QueueLimits;
-use queue::{Clock, OpenError, Options, Queue};
+use queue::{Clock, Options, Queue, RepairReport};
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::SyncSender;
@@ -30,6 +31,8 @@ pub(crate) struct Desk {
     /// Whether deliveries are under way, or may come.
     delivers: watch::Sender<bool>,
     staff: Mutex<Staff>,
+    /// Held while the file is opened or repaired.
+    file: Mutex<()>,
     /// Bytes of bodies that are in memory and not on disk yet.
     pub(crate) gathered: AtomicU64,
 }
@@ -63,6 +66,7 @@ impl Desk {
             end: watch::Sender::new(End::No),
             delivers: watch::Sender::new(false),
             staff: Mutex::default(),
+            file: Mutex::default(),
             gathered: AtomicU64::new(0),
         }
     }
@@ -107,6 +111,30 @@ impl Desk {
     /// The queue's file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn open(&self, limits: &QueueLimits) -> Result<(Queue, u64), String> {
+        let seed = getrandom::u64().map_err(|cause| format!("the machine gives no random numbers: {cause}"))?;
+        let options =
+            Options { limits: limits.clone(), journal: Default::default(), clock: Clock::system(), seed };
+        let _file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = Queue::open(&self.path, options).map_err(|cause| explain(&self.path, &cause))?;
+        Ok((queue, seed.rotate_left(32)))
+    }
+
+    /// Saves what is whole of a file that cannot be opened; it is opened again within [`REOPEN_PAUSE`]. Blocks, as
+    /// long as reading the file takes.
+    ///
+    /// # Errors
+    /// The queue is open, or the file cannot be repaired, and why.
+    pub(crate) fn repair(&self) -> Result<RepairReport, String> {
+        let _file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.state() {
+            State::Closed(_) => {}
+            State::Open(_) | State::Opening => return Err("the queue is open: there is nothing to repair".into()),
+            State::Unneeded => return Err("there is no queue: no route is queued, and none was".into()),
+        }
+        queue::repair(&self.path).map_err(|cause| explain(&self.path, &cause))
     }
 
     /// Whether there is a queue now.
@@ -201,7 +229,7 @@ fn keep_open(shared: &Arc<Shared>, limits: QueueLimits, lines: SyncSender<Bundle
         let desk = &shared.desk;
         let mut end = desk.end.subscribe();
         let (queue, seed) = loop {
-            match open(&desk.path, &limits) {
+            match desk.open(&limits) {
                 Ok(opened) => break opened,
                 Err(why) => {
                     if !matches!(desk.state(), State::Closed(known) if *known == *why) {
@@ -222,17 +250,10 @@ fn keep_open(shared: &Arc<Shared>, limits: QueueLimits, lines: SyncSender<Bundle
     });
 }
 
-fn open(path: &Path, limits: &QueueLimits) -> Result<(Queue, u64), String> {
-    let seed = getrandom::u64().map_err(|cause| format!("the machine gives no random numbers: {cause}"))?;
-    let options = Options { limits: limits.clone(), journal: Default::default(), clock: Clock::system(), seed };
-    let queue = Queue::open(path, options).map_err(|cause| explain(path, &cause))?;
-    Ok((queue, seed.rotate_left(32)))
-}
-
-/// Why the queue is refused, with the file's name and what to do.
-fn explain(path: &Path, cause: &OpenError) -> String {
+/// Why the file is not used, with its name and what to do.
+fn explain(path: &Path, cause: &dyn Error) -> String {
     let mut text = cause.to_string();
-    let mut source = std::error::Error::source(cause);
+    let mut source = cause.source();
     while let Some(further) = source {
         text = format!("{text}: {further}");
         source = further.source();

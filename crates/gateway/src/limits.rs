@@ -168,3 +168,7 @@ pub(crate) const DELIVERY_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// How long a connection to an external may take, with its name looked up and TLS agreed on; then nothing was sent.
 pub(crate) const EXTERNAL_CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// How long the last outcomes may take to get on disk when the gateway ends; then their jobs find out at the next
+/// start.
+pub(crate) const SETTLE_TIME: Duration = Duration::from_secs(5);

@@ -1,6 +1,7 @@
 //! What operators see of the queue and do to it: [`api::queue`] on the gateway's own socket.
 
 use crate::desk::{Desk, State};
+use crate::worker::Shared;
 use api::PROTOCOL_VERSION;
 use api::gateway::QueueSummary;
 use api::problem::{Code, Problem};
@@ -10,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
 
 /// What the paths of all operations begin with.
 pub(crate) const PREFIX: &str = "/v1/queue";
@@ -22,11 +24,12 @@ const EXPORT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Answers `GET` or `POST` on a path below [`PREFIX`]. None: there is no such operation.
 pub(crate) async fn answer(
-    desk: &Desk,
+    shared: &Arc<Shared>,
     get: bool,
     path: &str,
     body: &[u8],
 ) -> Option<Result<serde_json::Value, Problem>> {
+    let desk = &shared.desk;
     if get && path == PREFIX {
         return Some(to_json(&status(desk).await));
     }
@@ -38,6 +41,9 @@ pub(crate) async fn answer(
     };
     if !known {
         return None;
+    }
+    if verb == "repair" {
+        return Some(repair(shared, body).await);
     }
     let queue = match open(desk) {
         Ok(queue) => queue,
@@ -60,8 +66,8 @@ pub(crate) async fn answer(
 }
 
 /// Operations that are asked for by POST.
-const POSTS: [&str; 9] =
-    ["list", "retry", "drop", "edit", "resolve", "pause", "resume", "export", "import"];
+const POSTS: [&str; 10] =
+    ["list", "retry", "drop", "edit", "resolve", "pause", "resume", "export", "import", "repair"];
 
 fn open(desk: &Desk) -> Result<Queue, Problem> {
     let conflict = |message: String| Problem::new(Code::Conflict, message);
@@ -404,5 +410,37 @@ async fn show(queue: &Queue, id: JobId) -> Result<serde_json::Value, Problem> {
         attempts: attempts.collect(),
         steps: steps.collect(),
         job: summary,
+    })
+}
+
+async fn repair(shared: &Arc<Shared>, body: &[u8]) -> Result<serde_json::Value, Problem> {
+    let _: wire::RepairRequest = read(body)?;
+    let desk = Arc::clone(shared);
+    // Reading the file may take minutes.
+    let done = tokio::task::spawn_blocking(move || desk.desk.repair()).await;
+    let broken = |cause: tokio::task::JoinError| Problem::new(Code::Machine, cause.to_string());
+    let report = done.map_err(broken)?.map_err(|why| Problem::new(Code::Conflict, why))?;
+    let ids = |named: &queue::Named| {
+        let ids: Vec<String> = named.ids.iter().take(wire::LISTED_LIMIT).map(|id| id.0.to_string()).collect();
+        let more = if named.count > ids.len() as u64 { ", …" } else { "" };
+        format!("{}: {}{more}", named.count, ids.join(", "))
+    };
+    let mut notes = Vec::new();
+    for (named, what) in [
+        (&report.without_request, "jobs whose request is lost; what was not finished is dead"),
+        (&report.without_response, "jobs whose answer is lost"),
+        (&report.doubtful, "jobs of which it cannot be told how far they had come; they are unknown"),
+    ] {
+        if named.count > 0 {
+            notes.push(format!("{what}: {}", ids(named)));
+        }
+    }
+    to_json(&wire::Repaired {
+        aside: report.aside.display().to_string(),
+        jobs: report.jobs,
+        responses: report.responses,
+        lost: report.lost.count,
+        lost_ids: report.lost.ids.iter().take(wire::LISTED_LIMIT).map(|id| id.0).collect(),
+        notes,
     })
 }

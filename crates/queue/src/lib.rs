@@ -55,6 +55,6 @@ pub use operation::{
     Plan, ReadError, Resolution, Selection, Size, Status, StepView, UpstreamStatus, WriteError,
 };
 pub use queue::{OpenError, Options, Queue};
-pub use store::journal::JournalOptions;
+pub use store::journal::{JournalOptions, Named, RepairError, RepairReport, repair};
 pub use submission::{Cancelled, Full, FullWhy, Submission, Submitted, Waited};
 pub use ticket::Ticket;

@@ -169,10 +169,16 @@ impl Shared {
         pause: Duration,
         ended: Option<AttemptRecord>,
     ) -> Change {
+        // What was never sent stays due since when it was: a time to come would say that it is scheduled, and not in
+        // order before then.
+        let due_ms = match job.attempts {
+            0 => job.from_ms,
+            _ => came.at_ms.saturating_add(span_ms(pause)),
+        };
         Change::Attempt {
             id: job_id(&job.entry),
             number: job.attempts,
-            due_ms: came.at_ms.saturating_add(span_ms(pause)),
+            due_ms,
             state: JobState::Waiting,
             ended,
         }

@@ -177,7 +177,7 @@ impl Pace {
     }
 
     fn well(&mut self) {
-        let step = if self.allowed < self.threshold { 1.0 } else { 1.0 / self.allowed };
+        let step = if self.allowed < self.threshold { 1.0 } else { 1.0 / self.allowed.floor() };
         self.allowed = (self.allowed + step).min(f64::from(self.most));
     }
 

@@ -14,7 +14,7 @@ use model::queue::{QueueLimits, QueuedRoute};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use store::journal::JournalOptions;
+use store::journal::{Change, JournalOptions};
 
 pub use store::commit::OpenError;
 
@@ -88,6 +88,18 @@ impl Queue {
     /// queued route there, and the job's own settings hold. For a step of a saga they say nothing.
     pub fn report(&self, call: CallId, outcome: CallOutcome, settings: Option<&QueuedRoute>) {
         self.shared.report(call, outcome, settings);
+    }
+
+    /// Returns once what was reported so far is on disk, or cannot be: for a gateway that ends. Cancel-safe.
+    pub async fn settled(&self) {
+        let (done, settled) = tokio::sync::oneshot::channel();
+        // The writer does one after the other; nothing is the last of it.
+        self.shared.journal.update(Change::Several(Vec::new()), move |_| {
+            // Nobody may wait any longer.
+            let _ = done.send(());
+        });
+        // An error says that the writer has ended: there is nothing left to wait for.
+        let _ = settled.await;
     }
 
     /// Other limits from now on.

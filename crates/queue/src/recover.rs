@@ -177,5 +177,6 @@ fn unknown_now(row: &JobRow, at_ms: i64) -> Change {
 }
 
 fn unreadable(path: &Path, error: &ReadError) -> OpenError {
-    OpenError::Damaged { path: path.to_owned(), cause: error.to_string() }
+    let hint = Some(store::journal::REPAIR_HINT);
+    OpenError::Damaged { path: path.to_owned(), cause: error.to_string(), hint }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use store::journal::{
-    AttemptRecord, Change, Journal, JournalOptions, JobId, JobState, NewJob, Recovered, Retention,
+    AttemptRecord, Change, JobId, JobState, Journal, JournalOptions, NewJob, Recovered, Retention,
 };
 
 /// A body of 512 bytes and a head of 300.
@@ -139,7 +139,10 @@ fn outcome(journal: &Journal, id: u64, done: mpsc::Sender<Instant>) {
     journal.update(change, answer(begun, done));
 }
 
-fn answer<T>(begun: Instant, done: mpsc::Sender<Instant>) -> impl FnOnce(Result<T, store::commit::WriteError>) {
+fn answer<T>(
+    begun: Instant,
+    done: mpsc::Sender<Instant>,
+) -> impl FnOnce(Result<T, store::commit::WriteError>) {
     move |result| match result {
         Ok(_) => drop(done.send(begun)),
         // Without an answer the measurement ends.
@@ -158,7 +161,13 @@ struct Rate {
 
 impl Rate {
     /// Keeps `at_once` writes in flight for some time.
-    fn of(journal: &Journal, id: &mut u64, at_once: usize, time: Duration, begin: Begin) -> Result<Self, Failure> {
+    fn of(
+        journal: &Journal,
+        id: &mut u64,
+        at_once: usize,
+        time: Duration,
+        begin: Begin,
+    ) -> Result<Self, Failure> {
         let (done, heard) = mpsc::channel();
         let (begun, cpu) = (Instant::now(), cpu());
         let mut start = || {

@@ -86,7 +86,9 @@ pub enum WriteError {
     #[error("writing failed, the file is not trusted any longer: {0}")]
     Broken(String),
     /// Less is free on the disk than is kept for outcomes. Nothing was written; the next write may work.
-    #[error("only {free} bytes are free on the disk, {reserve} are kept for the outcomes of what was accepted")]
+    #[error(
+        "only {free} bytes are free on the disk, {reserve} are kept for the outcomes of what was accepted"
+    )]
     Reserve {
         /// Bytes that are free.
         free: u64,
@@ -184,10 +186,13 @@ pub(crate) fn connect(
         return Err(OpenError::Sqlite { found });
     }
     let unusable = |cause: rusqlite::Error| OpenError::of(path, cause);
-    // SQLite gives the files beside it the mode of this one.
-    let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    made.map_err(|e| unusable(rusqlite::Error::ToSqlConversionFailure(Box::new(e))))?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if settings.vfs.is_none() {
+        // SQLite gives the files beside it the mode of this one.
+        let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        made.map_err(|e| unusable(rusqlite::Error::ToSqlConversionFailure(Box::new(e))))?;
+    }
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = connection(path, flags, settings.vfs.as_deref()).map_err(unusable)?;
     // The version is read before anything is written, so that a newer file is left as it is.
     let found: u32 =

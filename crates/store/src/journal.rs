@@ -34,13 +34,13 @@ mod source;
 mod sum;
 mod write;
 
-pub use log::{CHECKPOINT_BYTES, LOG_LIMIT};
+pub use log::{CHECKPOINT_BYTES, LOG_LIMIT, LOG_WANTED};
 pub use readers::READERS_KEPT;
 pub use repair::{ASIDE_LIMIT, NAMED_LIMIT, Named, RepairError, RepairReport, repair};
 pub use reserve::SAMPLE_AGE;
 pub use row::{
-    AttemptRecord, Change, Count, Filter, Forgotten, Identity, JobId, JobRow, JobState, NewJob, Operation, Pause,
-    Retention, Size, StepRecord,
+    AttemptRecord, Change, Count, Filter, Forgotten, Identity, JobId, JobRow, JobState, NewJob, Operation,
+    Pause, Retention, Size, StepRecord,
 };
 pub use schema::SCHEMA_VERSION;
 
@@ -95,8 +95,9 @@ pub struct Journal {
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    writer: Writer,
+    // Closed before the writer: whoever closes the file last brings the log into it, and a reader cannot.
     readers: Arc<Readers>,
+    writer: Writer,
     reserve: Arc<Reserve>,
 }
 
@@ -179,15 +180,23 @@ impl Journal {
     /// read: [`Recovered::jobs`] ends with an error at the first one that is not what was written.
     pub fn open(path: &Path, options: JournalOptions) -> Result<(Self, Recovered), OpenError> {
         Self::open_file(path, options).map_err(|error| match error {
-            OpenError::Damaged { path, cause, .. } => OpenError::Damaged { path, cause, hint: Some(REPAIR_HINT) },
-            other @ (OpenError::Newer { .. } | OpenError::Sqlite { .. } | OpenError::Unusable { .. }) => other,
+            OpenError::Damaged { path, cause, .. } => {
+                OpenError::Damaged { path, cause, hint: Some(REPAIR_HINT) }
+            }
+            other @ (OpenError::Newer { .. } | OpenError::Sqlite { .. } | OpenError::Unusable { .. }) => {
+                other
+            }
         })
     }
 
     fn open_file(path: &Path, options: JournalOptions) -> Result<(Self, Recovered), OpenError> {
         let JournalOptions { reserve_bytes, vfs } = options;
-        let mut settings =
-            Settings { vfs: vfs.clone(), queue: QUEUE_LIMIT, pragmas: schema::PRAGMAS, ..Settings::default() };
+        let mut settings = Settings {
+            vfs: vfs.clone(),
+            queue: QUEUE_LIMIT,
+            pragmas: schema::PRAGMAS,
+            ..Settings::default()
+        };
         refuse_under_repair(path)?;
         let mut connection = commit::connect(path, SCHEMA_VERSION, &settings, schema::migrate)?;
         // Once more: from here on a repair sees that the file is in use.
@@ -348,9 +357,7 @@ fn refuse_under_repair(path: &Path) -> Result<(), OpenError> {
             let cause = "a repair is under way, or was interrupted".to_owned();
             Err(OpenError::Damaged { path: path.to_owned(), cause, hint: None })
         }
-        Err(cause) => {
-            Err(OpenError::of(path, rusqlite::Error::ToSqlConversionFailure(Box::new(cause))))
-        }
+        Err(cause) => Err(OpenError::of(path, rusqlite::Error::ToSqlConversionFailure(Box::new(cause)))),
     }
 }
 
@@ -365,8 +372,10 @@ fn take(connection: &mut Connection) -> Result<i64, Fault> {
 
 /// The number after every one that was ever used.
 fn next(c: &Connection) -> Result<JobId, Fault> {
-    let used = |table| c.query_row(&format!("SELECT max(id) FROM {table}"), [], |row| row.get::<_, Option<i64>>(0));
-    let highest = read::meta(c, "forgotten")?.max(used("job")?.unwrap_or(0)).max(used("request")?.unwrap_or(0));
+    let used =
+        |table| c.query_row(&format!("SELECT max(id) FROM {table}"), [], |row| row.get::<_, Option<i64>>(0));
+    let highest =
+        read::meta(c, "forgotten")?.max(used("job")?.unwrap_or(0)).max(used("request")?.unwrap_or(0));
     match u64::try_from(highest) {
         Ok(highest) if highest < i64::MAX.cast_unsigned() => Ok(JobId(highest + 1)),
         _ => Err(Fault::Wrong(format!("the highest number of a job is {highest}"))),

@@ -15,7 +15,7 @@ mod environment;
 mod users;
 
 pub use environment::{Environment, Ran, Running};
-pub use users::{Answer, Users, get};
+pub use users::{Answer, Users, get, send};
 
 use std::time::{Duration, Instant};
 

@@ -23,11 +23,41 @@ pub struct Answer {
     pub body: String,
 }
 
+impl Answer {
+    /// The first field of this name, which is lower-case.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        let mut found = lines.filter(|(field, _)| field.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| value.trim())
+    }
+}
+
 /// GET `path`, on a connection of its own.
 pub fn get(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
+    send(address, "GET", path, &[], "")
+}
+
+/// A request, on a connection of its own.
+///
+/// # Errors
+/// No connection, or one that ended without an answer: then nobody knows whether the request was received.
+pub fn send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    fields: &[(&str, &str)],
+    body: &str,
+) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for (name, value) in fields {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() {
+        request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    stream.write_all(format!("{request}\r\n{body}").as_bytes())?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text);

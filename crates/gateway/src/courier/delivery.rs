@@ -177,6 +177,16 @@ impl Trip<'_> {
         request
     }
 
+    /// The instance that the job's client has asked for: one of the service that gets requests, and of no other that a
+    /// saga calls.
+    fn pinned(&self, target: &Target) -> Option<u32> {
+        let is_default = match &self.call.to {
+            Upstream::Default => true,
+            Upstream::Component(name) => *name == target.settings.default,
+        };
+        self.choice.wish.instance.filter(|_| is_default)
+    }
+
     /// Whom the call is for, on a stamp.
     fn instances<'t>(&self, target: &'t Target) -> Result<&'t [Arc<Instance>], Whom<'t>> {
         let name = match &self.call.to {
@@ -226,7 +236,7 @@ impl Trip<'_> {
                     tracing::debug!(instance = instance.index, address = %instance.address, %cause, "no connection");
                     self.fail(&target);
                     let others = tries.unreachable.len() < instances.len();
-                    let pinned = self.choice.wish.instance.is_some();
+                    let pinned = self.pinned(&target).is_some();
                     if left || !others || pinned || tries.connects >= CONNECT_TRIES {
                         self.elsewhere(tries, || {
                             Refusal::new(Fault::ConnectFailed, format!("no instance takes a connection: {cause}"))
@@ -269,7 +279,7 @@ impl Trip<'_> {
         instances: &[Arc<Instance>],
         tries: &Tries,
     ) -> Result<Option<Arc<Instance>>, Came> {
-        let (limit, pinned) = (target.settings.limits.in_flight, self.choice.wish.instance);
+        let (limit, pinned) = (target.settings.limits.in_flight, self.pinned(target));
         let random = || self.courier.random.next();
         let mut passed = tries.unreachable.clone();
         let mut full = false;

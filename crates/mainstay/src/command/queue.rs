@@ -85,7 +85,7 @@ async fn status(found: &Found, output: Output) -> Result<ExitCode, Failure> {
         ("unknown", "those that may have happened"),
     ] {
         if count(state) > 0 {
-            next.push((what, format!("mainstay queue list {name} --state {state}")));
+            next.push((what, format!("mainstay queue list {name} --only {state}")));
         }
     }
     if status.paused || !status.paused_routes.is_empty() {
@@ -104,7 +104,7 @@ fn selection(flags: &SelectionFlags, id: Option<u64>) -> Selection {
     let before = flags.older_than.map(|age| now.saturating_sub(age).as_millis());
     Selection {
         id,
-        state: flags.state.clone(),
+        state: flags.only.clone(),
         route: flags.route.clone(),
         before_ms: before.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)),
     }
@@ -171,7 +171,7 @@ async fn operate(
     must_serve(found).await?;
     let selection = selection(&wanted.selection, wanted.job);
     if selection == Selection::default() {
-        let hint = format!("mainstay queue {} {} --state dead", verb.name(), found.name);
+        let hint = format!("mainstay queue {} {} --only dead", verb.name(), found.name);
         return Err(Failure::usage("it is not said which jobs are meant").hint(hint));
     }
     // One job that is to be tried once more is named already, and what is tried can be dropped later.

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::flags::LogsFlags;
 use crate::follow::persist;
 use crate::output::Output;
+use api::gateway::QueueSummary;
 use api::operator::{ReleaseSummary, Status};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -61,6 +62,9 @@ fn text(status: &Status) -> String {
         ),
         None => writeln!(text, "gateway    does not answer"),
     };
+    if let Some(queue) = status.gateway.as_ref().and_then(|gateway| gateway.queue.as_ref()) {
+        text.push_str(&queue_line(queue));
+    }
     for stamp in &status.stamps {
         let _ = writeln!(text, "{:10} {} ({})", stamp.role, stamp.stamp, stamp.name);
         for instance in &stamp.instances {
@@ -117,6 +121,34 @@ fn text(status: &Status) -> String {
     }
     text.truncate(text.trim_end().len());
     text
+}
+
+/// What an operator may have to look after, with a command for more.
+fn queue_line(queue: &QueueSummary) -> String {
+    if let Some(trouble) = &queue.trouble {
+        return format!("queue      queued routes refuse: {trouble}\n");
+    }
+    let mut line = format!("queue      {} waiting", queue.depth);
+    // Writing to a String cannot fail.
+    let _ = match queue.depth {
+        0 => Ok(()),
+        _ => write!(line, ", the oldest for {:.1} s", queue.oldest_ms as f64 / 1000.0),
+    };
+    for (count, what) in [
+        (queue.unknown, "of unknown outcome"),
+        (queue.dead, "dead"),
+        (queue.rejected, "rejected"),
+        (queue.sagas_stuck, "sagas that could not be undone"),
+    ] {
+        if count > 0 {
+            let _ = write!(line, ", {count} {what}");
+        }
+    }
+    if queue.paused {
+        line.push_str(", paused");
+    }
+    line.push('\n');
+    line
 }
 
 pub(crate) fn release_line(release: &ReleaseSummary) -> String {

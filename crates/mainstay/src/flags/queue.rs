@@ -20,9 +20,9 @@ pub(crate) enum QueueVerb {
     List(ListFlags),
     /// One job: its request, its attempts, its answer
     Show(JobFlags),
-    /// Deliver jobs once more: dead, rejected or unknown ones, or those that wait for their next attempt
+    /// Deliver jobs once more that are dead or rejected
     Retry(OperateFlags),
-    /// Replace the body of a job that is dead, rejected or waiting, and deliver it
+    /// Replace the body of a job that is dead or rejected, and deliver it
     Edit(EditFlags),
     /// Give jobs up: they are never delivered
     Drop(OperateFlags),
@@ -63,9 +63,10 @@ pub(crate) struct ListFlags {
 /// Which jobs; all that is given must fit.
 #[derive(Debug, Args)]
 pub(crate) struct SelectionFlags {
-    /// In this state: waiting, dispatching, done, rejected, dead, unknown, cancelled or dropped
-    #[arg(long)]
-    pub(crate) state: Option<String>,
+    /// In this state: waiting, dispatching, delivered, rejected, dead, unknown, cancelled or dropped
+    // `--state` is the environment's folder, of every command.
+    #[arg(long, value_name = "STATE")]
+    pub(crate) only: Option<String>,
 
     /// Taken by this route, as in "POST /api/orders"
     #[arg(long)]

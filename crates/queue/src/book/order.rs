@@ -56,3 +56,10 @@ impl Lanes {
         }
     }
 }
+
+#[cfg(test)]
+impl Lanes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+}

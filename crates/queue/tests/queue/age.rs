@@ -1,1 +1,90 @@
-//! To come.
+//! Time: jobs that get too old, that are for later, and clocks that jump.
+
+use crate::stage::{START, Stage, answered, busy, idempotent, request};
+use model::queue::{QueueLimits, QueuedRoute};
+use queue::{JobState, Submission};
+use std::time::Duration;
+
+fn short() -> QueuedRoute {
+    QueuedRoute { max_age: Duration::from_secs(100), ..idempotent() }
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_dead() {
+    let stage = Stage::with(QueueLimits { concurrency: 1, ..QueueLimits::default() }, 0);
+    let attempted = stage.enqueue(request(short(), "1")).await;
+    let call = stage.call().await;
+    // One that waits for its turn, one whose turn comes too late, and one that is for later.
+    let waits = stage.enqueue(request(short(), "2")).await;
+    let patient = QueuedRoute { max_age: Duration::from_secs(1_000), ..idempotent() };
+    let good = stage.enqueue(request(patient, "3")).await;
+    let later = Submission { deliver_after: Some(Duration::from_secs(150)), ..request(short(), "4") };
+    let later = stage.enqueue(later).await;
+    stage.clock.advance(Duration::from_secs(101));
+    stage.queue.tend();
+    assert_eq!(stage.state(waits).await, JobState::Dead);
+    assert_eq!(stage.state(good).await, JobState::Waiting);
+    stage.report(&call, busy(503, 1));
+    assert_eq!(stage.state(attempted).await, JobState::Dead);
+    let stage = stage.kill();
+    stage.play(Duration::from_secs(100), |_| answered(200, "")).await;
+    assert_eq!((stage.state(good).await, stage.state(later).await), (JobState::Done, JobState::Done));
+}
+
+#[tokio::test]
+async fn what_is_too_old_when_its_turn_comes_is_dead() {
+    let stage = Stage::new();
+    stage.queue.pause(None, 0).await.unwrap();
+    let name = stage.enqueue(request(short(), "1")).await;
+    stage.clock.advance(Duration::from_secs(101));
+    stage.queue.resume(None, 0).await.unwrap();
+    assert!(stage.due().await.is_none());
+    assert_eq!(stage.state(name).await, JobState::Dead);
+    // Retried, its age begins anew, also for a process that finds it.
+    assert_eq!(stage.queue.retry(queue::Selection::Jobs(vec![name.id]), 0).await.unwrap(), 1);
+    let call = stage.call().await;
+    stage.report(&call, busy(503, 5));
+    stage.settled().await;
+    let stage = stage.kill();
+    stage.play(Duration::from_secs(10), |_| answered(200, "")).await;
+    assert_eq!(stage.state(name).await, JobState::Done);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_changes_nothing_that_is_due() {
+    let stage = Stage::new();
+    let name = stage.enqueue(request(short(), "1")).await;
+    let call = stage.call().await;
+    // The clock on the wall jumps a year ahead, and back by two: nothing gets older or younger by that.
+    for wall_ms in [START + 31_536_000_000, START - 31_536_000_000] {
+        stage.clock.set_wall(wall_ms);
+        stage.queue.tend();
+        assert!(stage.due().await.is_none());
+    }
+    stage.report(&call, busy(503, 10));
+    stage.clock.advance(Duration::from_secs(10));
+    let call = stage.due().await.expect("due by the time that has passed");
+    stage.report(&call, busy(503, 20));
+    stage.settled().await;
+    // Found by a process whose clock is a year behind: it waits for no longer than it had to.
+    let stage = stage.kill_at(START - 31_536_000_000);
+    stage.clock.advance(Duration::from_secs(31));
+    let call = stage.due().await.expect("due in spite of the clock");
+    stage.report(&call, answered(200, ""));
+    assert_eq!(stage.state(name).await, JobState::Done);
+}
+
+#[tokio::test]
+async fn the_oldest_is_known() {
+    let stage = Stage::new();
+    stage.enqueue(request(idempotent(), "1")).await;
+    let call = stage.call().await;
+    stage.clock.advance(Duration::from_secs(5));
+    stage.enqueue(request(idempotent(), "2")).await;
+    stage.queue.tend();
+    assert_eq!((stage.queue.status().oldest_ms, stage.queue.status().depth), (5_000, 2));
+    stage.report(&call, answered(200, ""));
+    stage.settled().await;
+    stage.queue.tend();
+    assert_eq!((stage.queue.status().oldest_ms, stage.queue.status().max_depth), (0, 2));
+}

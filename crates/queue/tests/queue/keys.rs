@@ -106,6 +106,8 @@ async fn credentials_that_were_not_good_bind_nothing() {
         let call = stage.call().await;
         stage.report(&call, answered(status, ""));
         waits.await.unwrap();
+        // With a service that honours keys the client hears before it is written.
+        stage.settled().await;
         stage = stage.kill();
     }
     let last = stage.enqueue(keyed(named(), "{}", "k")).await;

@@ -1,1 +1,398 @@
-//! To come.
+//! Calls that happen all, or are undone.
+
+use crate::stage::{Stage, answered, broken, idempotent, not_sent, request};
+use bytes::Bytes;
+use model::flow::{JsonTemplate, Method};
+use model::name::ComponentName;
+use model::queue::{QueueLimits, QueuedRoute, Saga, SagaCall, SagaStep};
+use model::template::Template;
+use queue::{Call, CallOutcome, JobState, Resolution, Selection, Submission, Submitted, Upstream, Waited};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn template(text: &str) -> Template {
+    Template::parse(text, |_| true).unwrap()
+}
+
+fn call(method: Method, to: &str, path: &str, json: Option<&str>) -> SagaCall {
+    let json = json.map(|text| JsonTemplate::Table(BTreeMap::from([("of".into(), JsonTemplate::Text(template(text)))])));
+    SagaCall { method, to: ComponentName::new(to).unwrap(), path: template(path), json }
+}
+
+fn step(name: &str, call: SagaCall, undo: Option<SagaCall>) -> SagaStep {
+    SagaStep {
+        name: name.into(),
+        call,
+        undo,
+        attempts: 3,
+        idempotent: true,
+        probe: None,
+        timeout: Duration::from_secs(5),
+    }
+}
+
+/// As in the design of the workload file.
+fn checkout() -> Saga {
+    let steps = vec![
+        step(
+            "charge",
+            call(Method::Post, "payments", "/charges", Some("{body:$.customer}")),
+            Some(call(Method::Post, "payments", "/charges/{charge:$.id}/refund", None)),
+        ),
+        step(
+            "record",
+            call(Method::Post, "api", "/orders", None),
+            Some(call(Method::Delete, "api", "/orders/{record:$.id}", None)),
+        ),
+        step(
+            "ship",
+            call(Method::Post, "shipping", "/labels", Some("{record:$.id}")),
+            Some(call(Method::Delete, "shipping", "/labels/{ship:$.id}", None)),
+        ),
+    ];
+    Saga { answer: "record".into(), steps }
+}
+
+fn sale(saga: &Saga) -> Submission {
+    Submission { saga: Some(Arc::new(saga.clone())), ..request(idempotent(), r#"{"customer":7}"#) }
+}
+
+fn line(call: &Call) -> String {
+    format!("{} {}:{} {}", call.method.as_str(), call.to, call.path_and_query, String::from_utf8_lossy(&call.body))
+}
+
+/// Says yes, with an id for each kind of thing.
+fn yes(call: &Call) -> CallOutcome {
+    match call.path_and_query.as_str() {
+        "/charges" => answered(201, r#"{"id":"c1"}"#),
+        "/orders" => answered(201, r#"{"id":17}"#),
+        "/labels" => answered(201, r#"{"id":"l 1"}"#),
+        _ => answered(200, "{}"),
+    }
+}
+
+#[tokio::test]
+async fn every_step_and_the_answer_of_the_named_one() {
+    let stage = Stage::new();
+    let ticket = stage.accept(sale(&checkout())).await;
+    let waits = tokio::spawn(ticket.wait(Duration::from_secs(60)));
+    let (mut lines, mut keys) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let call = stage.call().await;
+        assert!(call.saga && call.attempt == 1 && call.timeout == Duration::from_secs(5));
+        let of_type = call.fields.iter().filter(|(name, _)| &name[..] == b"content-type").count();
+        assert_eq!(of_type, 1);
+        lines.push(line(&call));
+        keys.push(call.key.clone());
+        stage.report(&call, yes(&call));
+    }
+    assert_eq!(
+        lines,
+        [
+            r#"POST payments:/charges {"of":7}"#,
+            r#"POST api:/orders {"customer":7}"#,
+            r#"POST shipping:/labels {"of":17}"#,
+        ]
+    );
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), 3, "each call has its own key");
+    let Waited::Settled(view, Some(answer)) = waits.await.unwrap() else { panic!("an answer") };
+    assert_eq!((view.state, answer.status, &answer.body[..]), (JobState::Done, 201, &br#"{"id":17}"#[..]));
+    assert_eq!(stage.counters().sagas_complete, 1);
+    let history = stage.queue.show(view.name.id).await.unwrap();
+    let steps: Vec<(&str, &str)> = history.steps.iter().map(|step| (step.name.as_str(), step.state)).collect();
+    assert_eq!(steps, [("charge", "done"), ("record", "done"), ("ship", "done")]);
+}
+
+#[tokio::test]
+async fn a_refused_step_undoes_those_before_it_in_reverse() {
+    let stage = Stage::new();
+    let name = stage.enqueue(sale(&checkout())).await;
+    let mut lines = Vec::new();
+    stage
+        .play(Duration::from_secs(5), |call| {
+            lines.push(line(call));
+            if call.path_and_query == "/labels" { answered(409, "no address") } else { yes(call) }
+        })
+        .await;
+    assert_eq!(lines[3..], ["DELETE api:/orders/17 ", "POST payments:/charges/c1/refund "]);
+    assert_eq!((stage.state(name).await, stage.counters().sagas_undone), (JobState::Rejected, 1));
+    let (status, body) = stage.answer(name).await.unwrap();
+    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status, &problem["step"], &problem["status"]), (409, &"ship".into(), &409.into()));
+    assert_eq!(problem["type"], "urn:mainstay:problem:saga-undone");
+    // Retried, it begins anew: the calls have other keys, or they would be answered as before.
+    let before: Vec<String> = stage.queue.show(name.id).await.unwrap().steps.iter().map(|s| s.name.clone()).collect();
+    assert_eq!(before.len(), 5);
+    assert_eq!(stage.queue.retry(Selection::Jobs(vec![name.id]), 0).await.unwrap(), 1);
+    let stage = stage.kill();
+    let mut again = Vec::new();
+    stage
+        .play(Duration::from_secs(5), |call| {
+            again.push(line(call));
+            yes(call)
+        })
+        .await;
+    assert_eq!(again, lines[..3]);
+    assert_eq!(stage.state(name).await, JobState::Done);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_hears_which_step_failed() {
+    let stage = Stage::new();
+    let ticket = stage.accept(sale(&checkout())).await;
+    let waits = tokio::spawn(ticket.wait(Duration::from_secs(60)));
+    let first = stage.call().await;
+    stage.report(&first, answered(402, "no money"));
+    let Waited::Settled(view, Some(answer)) = waits.await.unwrap() else { panic!("an answer") };
+    assert_eq!((view.state, answer.status), (JobState::Done, 402));
+    assert!(String::from_utf8_lossy(&answer.body).contains("step `charge` was answered 402"));
+}
+
+#[tokio::test]
+async fn past_a_pivot_there_is_no_way_but_on() {
+    let mut saga = checkout();
+    saga.steps[1].undo = None;
+    let stage = Stage::with(QueueLimits { longest_pause: Duration::from_secs(1), ..QueueLimits::default() }, 0);
+    let name = stage.enqueue(sale(&saga)).await;
+    let mut labels = 0;
+    let mut upstream = |call: &Call| match call.path_and_query.as_str() {
+        "/labels" => {
+            labels += 1;
+            answered(if labels < 6 { 422 } else { 201 }, r#"{"id":1}"#)
+        }
+        "/charges" | "/orders" => yes(call),
+        other => panic!("{other} is undone"),
+    };
+    stage.play(Duration::from_secs(20), &mut upstream).await;
+    // Its attempts are used up; an operator gives it new ones.
+    assert_eq!(stage.state(name).await, JobState::Dead);
+    assert_eq!(stage.queue.retry(Selection::Jobs(vec![name.id]), 0).await.unwrap(), 1);
+    let stage = stage.kill();
+    stage.play(Duration::from_secs(20), &mut upstream).await;
+    assert_eq!((stage.state(name).await, labels), (JobState::Done, 6));
+}
+
+#[tokio::test]
+async fn what_is_in_doubt_is_resolved_before_anything_is_undone() {
+    // With the same key, beyond its attempts, until it is answered.
+    let stage = Stage::new();
+    let name = stage.enqueue(sale(&checkout())).await;
+    let (mut labels, mut keys) = (0, Vec::new());
+    stage
+        .play(Duration::from_secs(400), |call| match call.path_and_query.as_str() {
+            "/labels" => {
+                labels += 1;
+                keys.push(call.key.clone());
+                if labels < 8 { answered(500, "") } else { answered(409, "") }
+            }
+            "/charges" | "/orders" => yes(call),
+            _ => {
+                assert_eq!(labels, 8, "undone before it was known");
+                yes(call)
+            }
+        })
+        .await;
+    keys.dedup();
+    assert_eq!((labels, keys.len(), stage.state(name).await), (8, 1, JobState::Rejected));
+
+    // Without a key: a probe, or an operator.
+    let mut saga = checkout();
+    saga.steps[2].idempotent = false;
+    let stage = Stage::new();
+    let name = stage.enqueue(sale(&saga)).await;
+    stage
+        .play(Duration::from_secs(60), |call| if call.path_and_query == "/labels" { broken() } else { yes(call) })
+        .await;
+    assert_eq!(stage.state(name).await, JobState::Unknown);
+    let stage = stage.kill();
+    stage.play(Duration::from_secs(60), |call| panic!("{call:?}")).await;
+    stage.queue.resolve(name.id, Resolution::NotDelivered, 0).await.unwrap();
+    let mut lines = Vec::new();
+    stage
+        .play(Duration::from_secs(60), |call| {
+            lines.push(line(call));
+            yes(call)
+        })
+        .await;
+    assert_eq!(lines, [r#"POST shipping:/labels {"of":17}"#]);
+    assert_eq!(stage.state(name).await, JobState::Done);
+
+    saga.steps[2].probe = Some(template("/labels?key={key}"));
+    let stage = Stage::new();
+    let name = stage.enqueue(sale(&saga)).await;
+    let mut key = String::new();
+    stage
+        .play(Duration::from_secs(60), |call| match (call.probe, call.path_and_query.as_str()) {
+            (true, path) => {
+                assert_eq!(path, format!("/labels?key={key}"));
+                assert_eq!(call.to, Upstream::Component(ComponentName::new("shipping").unwrap()));
+                answered(200, r#"{"id":"found"}"#)
+            }
+            (false, "/labels") => {
+                key.clone_from(&call.key);
+                broken()
+            }
+            (false, _) => yes(call),
+        })
+        .await;
+    assert_eq!(stage.state(name).await, JobState::Done);
+}
+
+#[tokio::test]
+async fn an_undo_that_is_used_up_is_a_dead_letter() {
+    let stage = Stage::new();
+    let name = stage.enqueue(sale(&checkout())).await;
+    let mut refunds = 0;
+    let mut good = false;
+    for _ in 0..2 {
+        stage
+            .play(Duration::from_secs(60), |call| match call.path_and_query.as_str() {
+                "/orders" => answered(409, ""),
+                "/charges/c1/refund" if !good => {
+                    refunds += 1;
+                    answered(400, "")
+                }
+                _ => yes(call),
+            })
+            .await;
+        if good {
+            break;
+        }
+        assert_eq!((refunds, stage.state(name).await), (3, JobState::Dead));
+        assert_eq!(stage.counters().sagas_undo_dead, 1);
+        stage.queue.retry(Selection::Jobs(vec![name.id]), 0).await.unwrap();
+        good = true;
+    }
+    assert_eq!((stage.state(name).await, stage.counters().sagas_undone), (JobState::Rejected, 1));
+}
+
+#[tokio::test]
+async fn what_is_deleted_already_is_undone() {
+    let stage = Stage::new();
+    let name = stage.enqueue(sale(&checkout())).await;
+    stage
+        .play(Duration::from_secs(10), |call| match call.path_and_query.as_str() {
+            "/labels" => answered(409, ""),
+            "/orders/17" => answered(404, ""),
+            _ => yes(call),
+        })
+        .await;
+    assert_eq!(stage.state(name).await, JobState::Rejected);
+}
+
+#[tokio::test]
+async fn values_that_are_missing() {
+    let stage = Stage::new();
+    let wrong = Submission { body: Bytes::from_static(b"a=b"), ..sale(&checkout()) };
+    let Submitted::Invalid(why) = stage.submit(wrong).await else { panic!("it is refused") };
+    assert!(why.contains("{body:$.customer}"), "{why}");
+    // An answer without what the next step wants: the step cannot be made, and the others are undone.
+    let name = stage.enqueue(sale(&checkout())).await;
+    let mut lines = Vec::new();
+    stage
+        .play(Duration::from_secs(10), |call| {
+            lines.push(line(call));
+            if call.path_and_query == "/orders" { answered(201, "no json") } else { yes(call) }
+        })
+        .await;
+    // The order cannot be undone either: its path wants the same value.
+    assert_eq!(lines.len(), 2);
+    assert_eq!((stage.state(name).await, stage.counters().sagas_undo_dead), (JobState::Dead, 1));
+}
+
+#[tokio::test]
+async fn nothing_is_lost_while_the_first_upstream_is_away() {
+    let stage = Stage::new();
+    let name = stage.enqueue(sale(&checkout())).await;
+    let mut away = true;
+    stage.play(Duration::from_secs(600), |_| not_sent()).await;
+    assert_eq!(stage.state(name).await, JobState::Waiting);
+    stage
+        .play(Duration::from_secs(120), |call| {
+            if std::mem::take(&mut away) { not_sent() } else { yes(call) }
+        })
+        .await;
+    assert_eq!(stage.state(name).await, JobState::Done);
+}
+
+/// What payments, orders and shipping hold, by key: each call counts once.
+#[derive(Default)]
+struct World {
+    done: BTreeMap<String, (String, bool)>,
+}
+
+impl World {
+    /// An upstream that honours keys: the effect happens once, whether it is answered or not.
+    fn take(&mut self, call: &Call, refuse: bool) -> CallOutcome {
+        let (_, refused) = self.done.entry(call.key.clone()).or_insert((line(call), refuse));
+        if *refused { answered(409, "") } else { yes(call) }
+    }
+
+    fn count(&self, what: &str) -> usize {
+        self.done.values().filter(|(line, refused)| !refused && line.contains(what)).count()
+    }
+
+    fn is_whole_or_nothing(&self, sales: usize) {
+        let made = [self.count(":/charges {"), self.count("POST api:/orders"), self.count("/labels {")];
+        let undone = [self.count("/refund"), self.count("DELETE api:/orders"), self.count("DELETE shipping")];
+        let net: Vec<usize> = made.iter().zip(undone).map(|(made, undone)| made - undone).collect();
+        assert!(net.iter().all(|other| *other == net[0]), "{made:?} made, {undone:?} undone");
+        assert!(net[0] <= sales);
+    }
+}
+
+/// Killed at every call, before and after it took effect, forward and undoing.
+#[tokio::test]
+async fn killed_at_every_call_it_happens_or_is_undone() {
+    for refused in [None, Some("/charges"), Some("/orders"), Some("/labels")] {
+        for killed_at in 0..7 {
+            for took_effect in [false, true] {
+                let mut stage = Stage::new();
+                let name = stage.enqueue(sale(&checkout())).await;
+                let mut world = World::default();
+                let mut calls = 0;
+                while !stage.view(name).await.is_settled() {
+                    let Some(call) = stage.due().await else {
+                        stage.clock.advance(Duration::from_secs(1));
+                        continue;
+                    };
+                    let refuse = refused == Some(call.path_and_query.as_str());
+                    let killed = calls == killed_at;
+                    calls += 1;
+                    if !killed || took_effect {
+                        let outcome = world.take(&call, refuse);
+                        if !killed {
+                            stage.report(&call, outcome);
+                            stage.settled().await;
+                            continue;
+                        }
+                    }
+                    stage = stage.kill();
+                }
+                let expected = if refused.is_none() { JobState::Done } else { JobState::Rejected };
+                assert_eq!(stage.state(name).await, expected, "{refused:?} {killed_at}");
+                world.is_whole_or_nothing(1);
+                assert_eq!(world.count("POST api:/orders") - world.count("DELETE api"), usize::from(refused.is_none()));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_saga_of_an_old_release_ends_as_it_began() {
+    let stage = Stage::new();
+    let name = stage.enqueue(sale(&checkout())).await;
+    let first = stage.call().await;
+    stage.report(&first, yes(&first));
+    stage.settled().await;
+    let stage = stage.kill();
+    // The route has other settings, and no saga, by now: that changes nothing of what was begun.
+    let second = stage.call().await;
+    stage.queue.report(second.id, yes(&second), Some(&QueuedRoute::default()));
+    let third = stage.call().await;
+    stage.queue.report(third.id, yes(&third), None);
+    assert_eq!(stage.state(name).await, JobState::Done);
+}

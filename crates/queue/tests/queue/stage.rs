@@ -63,13 +63,13 @@ impl Stage {
     /// The next call, if one is due now.
     pub(crate) async fn due(&self) -> Option<Call> {
         // An announcement is written before its call is made, and a look at the book may have caused one.
-        for _ in 0..3 {
-            self.settled().await;
+        for _ in 0..2 {
             if let Some(call) = self.peek().await {
                 return Some(call);
             }
+            self.settled().await;
         }
-        None
+        self.peek().await
     }
 
     async fn peek(&self) -> Option<Call> {
@@ -82,8 +82,7 @@ impl Stage {
 
     /// Everything that was handed to the writer before is on disk, and has taken effect.
     pub(crate) async fn settled(&self) {
-        self.queue.pause(Some("nothing"), 0).await.unwrap();
-        self.queue.resume(Some("nothing"), 0).await.unwrap();
+        self.queue.settled().await;
     }
 
     pub(crate) fn report(&self, call: &Call, outcome: CallOutcome) {
@@ -96,6 +95,9 @@ impl Stage {
             while let Some(call) = self.due().await {
                 let outcome = upstream(&call);
                 self.report(&call, outcome);
+            }
+            if self.queue.status().depth == 0 {
+                return;
             }
             self.clock.advance(Duration::from_secs(1));
             self.queue.tend();

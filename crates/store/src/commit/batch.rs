@@ -76,7 +76,9 @@ impl Thread {
                 }
                 None => self.batch(&mut connection, first, &mut written),
             };
-            if let Err(why @ (WriteError::Broken(_) | WriteError::Damaged(_) | WriteError::Fenced { .. })) = &committed {
+            if let Err(why @ (WriteError::Broken(_) | WriteError::Damaged(_) | WriteError::Fenced { .. })) =
+                &committed
+            {
                 self.trouble.set(why.clone());
             }
             for job in written.drain(..) {

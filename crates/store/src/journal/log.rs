@@ -2,29 +2,36 @@
 //!
 //! A thread of its own copies pages from the log to the file, whenever enough of them are there. When it has caught
 //! up, SQLite begins the log anew with the next write. Under a load that never pauses it never quite catches up; then
-//! the writer begins the log anew itself, at [`LOG_LIMIT`], and copies the few pages that are left.
+//! the writer begins the log anew itself: from [`LOG_WANTED`] on as soon as few pages are left to copy, and at
+//! [`LOG_LIMIT`] in any case, which is when the file's disk is slower than its clients.
 
 use super::schema;
 use crate::commit::{self, Between, OpenError, Trouble, WriteError};
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long the log may get, in bytes, before the writer itself begins it anew. A reader that holds an old state of
-/// the file for long (a backup) puts that off; the log grows on then, down to the reserve of the disk.
+/// How long the log may get, in bytes, before the writer waits until everything in it is copied. A reader that holds
+/// an old state of the file for long (a backup) puts that off; the log grows on then, down to the reserve of the
+/// disk.
 pub const LOG_LIMIT: u64 = 64 * 1024 * 1024;
+/// From how many bytes on the log is begun anew at the next opportunity.
+pub const LOG_WANTED: u64 = 16 * 1024 * 1024;
+/// How many bytes the writer copies at an opportunity.
+const FEW_BYTES: u64 = 1024 * 1024;
 /// How many bytes of the log are copied to the file at once.
 pub const CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
 
 const PAGE_BYTES: u64 = 4096;
 
-/// How long the log is, in pages, and how many of them are in the file.
+/// How long the log is, and how much of it is not in the file.
 #[derive(Debug, Clone, Copy)]
 struct Length {
     busy: bool,
-    pages: u64,
-    copied: u64,
+    bytes: u64,
+    left: u64,
 }
 
 fn checkpoint(connection: &Connection, how: &str) -> rusqlite::Result<Length> {
@@ -32,7 +39,9 @@ fn checkpoint(connection: &Connection, how: &str) -> rusqlite::Result<Length> {
     statement.query_row([], |row| {
         // -1 where there is no log yet.
         let pages = |i| row.get(i).map(|pages: i64| pages.max(0).cast_unsigned());
-        Ok(Length { busy: row.get(0)?, pages: pages(1)?, copied: pages(2)? })
+        let (pages, copied) = (pages(1)?, pages(2)?);
+        let left = pages.saturating_sub(copied) * PAGE_BYTES;
+        Ok(Length { busy: row.get(0)?, bytes: pages * PAGE_BYTES, left })
     })
 }
 
@@ -54,15 +63,18 @@ pub(super) fn keep_short(path: &Path, vfs: Option<&str>, trouble: Trouble) -> Re
     connection.execute_batch(schema::READER_PRAGMAS).map_err(|cause| OpenError::of(path, cause))?;
     // One nudge is enough: whoever works on one looks at everything.
     let (nudge, nudges) = sync_channel(1);
+    let copying = Arc::new(Mutex::new(()));
+    let watch = watch(nudge, copying.clone());
     std::thread::Builder::new()
         .name("checkpoint".into())
-        .spawn(move || copy(&connection, &nudges, &trouble))
+        .spawn(move || copy(&connection, &nudges, &copying, &trouble))
         .map_err(|e| OpenError::of(path, rusqlite::Error::ToSqlConversionFailure(Box::new(e))))?;
-    Ok(watch(nudge))
+    Ok(watch)
 }
 
-fn copy(connection: &Connection, nudges: &Receiver<()>, trouble: &Trouble) {
+fn copy(connection: &Connection, nudges: &Receiver<()>, copying: &Mutex<()>, trouble: &Trouble) {
     while nudges.recv().is_ok() {
+        let _copying = copying.lock().unwrap_or_else(PoisonError::into_inner);
         // A disk that refuses a page of the file has lost it: the log must not be begun anew.
         match checkpoint(connection, "PRAGMA wal_checkpoint(PASSIVE)").map_err(WriteError::from) {
             Ok(_) | Err(WriteError::Busy(_) | WriteError::Full) => {}
@@ -71,27 +83,38 @@ fn copy(connection: &Connection, nudges: &Receiver<()>, trouble: &Trouble) {
     }
 }
 
-fn watch(nudge: SyncSender<()>) -> Between {
-    let mut limit = LOG_LIMIT / PAGE_BYTES;
+fn watch(nudge: SyncSender<()>, copying: Arc<Mutex<()>>) -> Between {
+    // Both rise for a while where somebody reads who holds an old state: not every batch tries anew.
+    let (mut wanted, mut limit) = (LOG_WANTED, LOG_LIMIT);
     Box::new(move |connection| {
         let length = checkpoint(connection, "PRAGMA wal_checkpoint(NOOP)")?;
-        if length.pages < LOG_LIMIT / PAGE_BYTES {
-            limit = LOG_LIMIT / PAGE_BYTES;
-        }
-        if length.pages >= limit {
-            connection.busy_timeout(Duration::ZERO)?;
-            let after = checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)");
-            connection.busy_timeout(commit::BUSY_TIMEOUT)?;
-            match after.map_err(WriteError::from) {
-                // Somebody reads or copies: again a bit later, not with every batch.
-                Ok(after) if after.busy => limit = length.pages + LOG_LIMIT / PAGE_BYTES / 8,
-                Ok(_) | Err(WriteError::Full | WriteError::Busy(_)) => {}
-                Err(why) => return Err(why),
-            }
-        } else if length.pages - length.copied.min(length.pages) >= CHECKPOINT_BYTES / PAGE_BYTES {
+        let turn = if length.bytes >= limit {
+            Some(copying.lock().unwrap_or_else(PoisonError::into_inner))
+        } else if length.bytes >= wanted && length.left <= FEW_BYTES {
+            copying.try_lock().ok()
+        } else {
+            None
+        };
+        if turn.is_some() {
+            let held = begin_anew(connection)?;
+            wanted = if held { length.bytes + LOG_WANTED / 2 } else { LOG_WANTED };
+            limit = LOG_LIMIT.max(wanted);
+        } else if length.left >= CHECKPOINT_BYTES {
             // A nudge that waits already is as good.
             let _ = nudge.try_send(());
         }
         Ok(())
     })
+}
+
+/// Copies what is left, so that the next write begins the log anew. True: somebody still reads from it.
+fn begin_anew(connection: &Connection) -> Result<bool, WriteError> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let after = checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)");
+    connection.busy_timeout(commit::BUSY_TIMEOUT)?;
+    match after.map_err(WriteError::from) {
+        Ok(after) => Ok(after.busy),
+        Err(WriteError::Full | WriteError::Busy(_)) => Ok(true),
+        Err(why) => Err(why),
+    }
 }

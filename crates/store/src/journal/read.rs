@@ -30,7 +30,7 @@ const BY_NUMBER: &str = select_jobs!(
 );
 /// Through the index of jobs that have an outcome, for states that few of them are in.
 const BY_STATE: &str = select_jobs!(
-    "INDEXED BY finished WHERE id > ?1 AND state IN (5, 6, 7, 8, 9) AND (?2 >> state) & 1 \
+    "INDEXED BY finished WHERE id > ?1 AND state > 3 AND state IN (5, 6, 7, 8, 9) AND (?2 >> state) & 1 \
      AND (?3 IS NULL OR route = ?3) \
      AND (?4 IS NULL OR created_ms >= ?4) AND (?5 IS NULL OR created_ms < ?5) ORDER BY id"
 );
@@ -137,7 +137,8 @@ impl<'r> Narrow<'r> {
     pub(super) fn standing(&self) -> Option<(JobState, u32)> {
         let state = JobState::from_code(self.state)?;
         let attempts = u32::try_from(self.attempts).ok()?;
-        (sum::moving(self.id, state, attempts, self.changed_ms) == self.moving_sum).then_some((state, attempts))
+        (sum::moving(self.id, state, attempts, self.changed_ms) == self.moving_sum)
+            .then_some((state, attempts))
     }
 
     fn wrong(&self) -> Fault {
@@ -222,7 +223,9 @@ pub(super) fn list(c: &Connection, filter: &Filter, after: i64, limit: u32) -> R
     };
     let bits = states.iter().fold(0_i64, |bits, state| bits | 1 << state.code());
     let few = |state: &JobState| match state {
-        JobState::Rejected | JobState::Dead | JobState::Unknown | JobState::Cancelled | JobState::Dropped => true,
+        JobState::Rejected | JobState::Dead | JobState::Unknown | JobState::Cancelled | JobState::Dropped => {
+            true
+        }
         JobState::Waiting | JobState::Dispatching | JobState::Done => false,
     };
     let sql = if states.iter().all(few) { BY_STATE } else { BY_NUMBER };
@@ -294,8 +297,9 @@ pub(super) fn attempts(c: &Connection, id: i64) -> Result<Vec<AttemptRecord>, Fa
 }
 
 pub(super) fn steps(c: &Connection, id: i64) -> Result<Vec<StepRecord>, Fault> {
-    let mut query =
-        c.prepare_cached("SELECT step, undo, at_ms, sum, record FROM step WHERE job = ?1 ORDER BY step, undo")?;
+    let mut query = c.prepare_cached(
+        "SELECT step, undo, at_ms, sum, record FROM step WHERE job = ?1 ORDER BY step, undo",
+    )?;
     let mut rows = query.query([id])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
@@ -338,8 +342,8 @@ pub(super) fn paused(c: &Connection) -> Result<Vec<Pause>, Fault> {
 }
 
 pub(super) fn operations(c: &Connection, limit: u32) -> Result<Vec<Operation>, Fault> {
-    let mut query = c
-        .prepare_cached("SELECT at_ms, verb, what, count, by_uid FROM operation ORDER BY id DESC LIMIT ?1")?;
+    let mut query =
+        c.prepare_cached("SELECT at_ms, verb, what, count, by_uid FROM operation ORDER BY id DESC LIMIT ?1")?;
     let mut rows = query.query([limit])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {

@@ -35,9 +35,12 @@ pub struct RepairReport {
     /// Jobs that are not in the new file: their rows are unreadable or not what was written. Where a part of the file
     /// is unreadable, every number that could have been in it counts.
     pub lost: Named,
+    /// Numbers that are nowhere, above all that were forgotten: refused when they were to be accepted, or lost
+    /// without a trace.
+    pub missing: Named,
     /// Jobs whose request is lost. Those that were not finished are now dead, with an attempt that says so.
     pub without_request: Named,
-    /// Jobs whose response is lost.
+    /// Jobs whose response is not what was written, and those that are done and have none.
     pub without_response: Named,
     /// Jobs of which it cannot be told how far they had come. They are now unknown.
     pub doubtful: Named,

@@ -55,6 +55,7 @@ impl Reserve {
     /// Bytes that this user may still write. A file system that does not say is taken to have room: the writes
     /// themselves will tell.
     fn free(&self) -> u64 {
-        rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize))
+        rustix::fs::statvfs(&self.folder)
+            .map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize))
     }
 }

@@ -38,6 +38,7 @@ pub(super) fn all(source: &Source, aside: &Path, new: &Path) -> Result<RepairRep
             responses: 0,
             operations: 0,
             lost: Named::default(),
+            missing: Named::default(),
             without_request: Named::default(),
             without_response: Named::default(),
             doubtful: Named::default(),
@@ -81,9 +82,10 @@ impl Salvage<'_> {
         lost.extend(spans);
         self.orphans(highest, &mut lost);
         lost.sort_unstable();
-        for (first, last) in lost {
-            self.found.lost.add_all(first, last);
+        for (first, last) in &lost {
+            self.found.lost.add_all(*first, *last);
         }
+        self.missing(highest, &lost);
         self.rest(highest)?;
         self.to.execute_batch("COMMIT")
     }
@@ -113,8 +115,9 @@ impl Salvage<'_> {
         }
         match read::response(self.from, id) {
             Ok(Some(response)) => self.wide("response", id, What::Response, &response)?,
-            Ok(None) => {}
-            Err(_) => self.found.without_response.add(id),
+            // What is missing from a damaged page may leave no other trace.
+            Ok(None) if state != JobState::Done => {}
+            Ok(None) | Err(_) => self.found.without_response.add(id),
         }
         // The history of a job is for people: what of it cannot be read is left out.
         for (attempt, seq) in read::attempts(self.from, id).unwrap_or_default().iter().zip(1..) {
@@ -192,6 +195,24 @@ impl Salvage<'_> {
         });
     }
 
+    /// The numbers between those that are known of.
+    fn missing(&mut self, highest: i64, lost: &[(i64, i64)]) {
+        // Not knowing what was forgotten, nothing is missed: most numbers may have been.
+        let forgotten = read::meta(self.from, "forgotten").unwrap_or(highest);
+        let mut known: Vec<_> = self.saved.iter().map(|id| (*id, *id)).chain(lost.iter().copied()).collect();
+        known.sort_unstable();
+        let mut next = forgotten + 1;
+        for (first, last) in known {
+            if first > next {
+                self.found.missing.add_all(next, first - 1);
+            }
+            next = next.max(last + 1);
+        }
+        if highest >= next {
+            self.found.missing.add_all(next, highest);
+        }
+    }
+
     /// What belongs to no job.
     fn rest(&mut self, highest: i64) -> rusqlite::Result<()> {
         // An owner of the damaged file is fenced off by its epoch, should it come back.
@@ -207,7 +228,8 @@ impl Salvage<'_> {
                 params![pause.scope, pause.since_ms],
             )?;
         }
-        let last = self.from.query_row("SELECT max(id) FROM operation", [], |row| row.get::<_, Option<i64>>(0));
+        let last =
+            self.from.query_row("SELECT max(id) FROM operation", [], |row| row.get::<_, Option<i64>>(0));
         let last = last.unwrap_or(Some(highest)).unwrap_or(0);
         let mut failed = Ok(0);
         let entries = "SELECT id, at_ms, verb, what, count, by_uid FROM operation WHERE id BETWEEN ?1 AND ?2 ORDER BY id";
@@ -225,12 +247,20 @@ impl Salvage<'_> {
 }
 
 fn lost_request(attempts: u32, at_ms: i64) -> AttemptRecord {
-    AttemptRecord { number: attempts, began_ms: at_ms, ended_ms: at_ms, status: None, text: REQUEST_LOST.into() }
+    AttemptRecord {
+        number: attempts,
+        began_ms: at_ms,
+        ended_ms: at_ms,
+        status: None,
+        text: REQUEST_LOST.into(),
+    }
 }
 
 /// The highest number that a job may have, from whatever tells.
 fn highest(from: &Connection) -> i64 {
-    let most = |sql: &str| from.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).map(Option::unwrap_or_default);
+    let most = |sql: &str| {
+        from.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).map(Option::unwrap_or_default)
+    };
     let told = [
         most("SELECT max(id) FROM job"),
         most("SELECT max(id) FROM request"),
@@ -248,12 +278,7 @@ fn highest(from: &Connection) -> i64 {
 
 /// Reads the rows of `sql`, whose first column is the number, from the first to the last of `range`, both included,
 /// and goes on behind whatever cannot be read. Returns the numbers that could not, from and to.
-fn walk(
-    from: &Connection,
-    sql: &str,
-    range: (i64, i64),
-    mut visit: impl FnMut(&Row<'_>),
-) -> Vec<(i64, i64)> {
+fn walk(from: &Connection, sql: &str, range: (i64, i64), mut visit: impl FnMut(&Row<'_>)) -> Vec<(i64, i64)> {
     let mut unreadable: Vec<(i64, i64)> = Vec::new();
     let mut failures = 0;
     let mut ahead = vec![range];

@@ -41,51 +41,26 @@ pub(super) const TABLES: &[&str] =
 
 pub(super) fn migrate(t: &Transaction<'_>, found: u32) -> rusqlite::Result<()> {
     if found < 1 {
+        // Without line breaks: SQLite keeps the text, and all of it has to fit on the first page, with which alone a
+        // damaged file can be opened again (`source::open`).
         t.execute_batch(
-            "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-             INSERT INTO meta (key, value) VALUES ('epoch', 0), ('forgotten', 0);
-             CREATE TABLE job (
-                 id INTEGER PRIMARY KEY,
-                 state INTEGER NOT NULL,
-                 attempts INTEGER NOT NULL,
-                 due_ms INTEGER NOT NULL,
-                 changed_ms INTEGER NOT NULL,
-                 moving_sum BLOB NOT NULL,
-                 created_ms INTEGER NOT NULL,
-                 route TEXT NOT NULL,
-                 card BLOB NOT NULL
-             );
-             CREATE INDEX finished ON job (state, changed_ms) WHERE state > 3;
-             CREATE TABLE request (id INTEGER PRIMARY KEY, sum BLOB NOT NULL, bytes BLOB NOT NULL);
-             CREATE TABLE response (id INTEGER PRIMARY KEY, sum BLOB NOT NULL, bytes BLOB NOT NULL);
-             CREATE TABLE attempt (
-                 job INTEGER NOT NULL,
-                 seq INTEGER NOT NULL,
-                 number INTEGER NOT NULL,
-                 began_ms INTEGER NOT NULL,
-                 ended_ms INTEGER NOT NULL,
-                 status INTEGER,
-                 text TEXT NOT NULL,
-                 PRIMARY KEY (job, seq)
-             ) WITHOUT ROWID;
-             CREATE TABLE step (
-                 job INTEGER NOT NULL,
-                 step INTEGER NOT NULL,
-                 undo INTEGER NOT NULL,
-                 at_ms INTEGER NOT NULL,
-                 sum BLOB NOT NULL,
-                 record BLOB NOT NULL,
-                 PRIMARY KEY (job, step, undo)
-             ) WITHOUT ROWID;
-             CREATE TABLE pause (scope TEXT PRIMARY KEY, since_ms INTEGER NOT NULL) WITHOUT ROWID;
-             CREATE TABLE operation (
-                 id INTEGER PRIMARY KEY,
-                 at_ms INTEGER NOT NULL,
-                 verb TEXT NOT NULL,
-                 what TEXT NOT NULL,
-                 count INTEGER NOT NULL,
-                 by_uid INTEGER NOT NULL
-             );",
+            "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID; \
+             INSERT INTO meta (key, value) VALUES ('epoch', 0), ('forgotten', 0); \
+             CREATE TABLE job (id INTEGER PRIMARY KEY, state INTEGER NOT NULL, attempts INTEGER NOT NULL, \
+                 due_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL, moving_sum BLOB NOT NULL, created_ms \
+                 INTEGER NOT NULL, route TEXT NOT NULL, card BLOB NOT NULL); \
+             CREATE INDEX finished ON job (state, changed_ms) WHERE state > 3; \
+             CREATE TABLE request (id INTEGER PRIMARY KEY, sum BLOB NOT NULL, bytes BLOB NOT NULL); \
+             CREATE TABLE response (id INTEGER PRIMARY KEY, sum BLOB NOT NULL, bytes BLOB NOT NULL); \
+             CREATE TABLE attempt (job INTEGER NOT NULL, seq INTEGER NOT NULL, number INTEGER NOT NULL, \
+                 began_ms INTEGER NOT NULL, ended_ms INTEGER NOT NULL, status INTEGER, text TEXT NOT NULL, \
+                 PRIMARY KEY (job, seq)) WITHOUT ROWID; \
+             CREATE TABLE step (job INTEGER NOT NULL, step INTEGER NOT NULL, undo INTEGER NOT NULL, at_ms \
+                 INTEGER NOT NULL, sum BLOB NOT NULL, record BLOB NOT NULL, PRIMARY KEY (job, step, undo)) \
+                 WITHOUT ROWID; \
+             CREATE TABLE pause (scope TEXT PRIMARY KEY, since_ms INTEGER NOT NULL) WITHOUT ROWID; \
+             CREATE TABLE operation (id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, verb TEXT NOT NULL, \
+                 what TEXT NOT NULL, count INTEGER NOT NULL, by_uid INTEGER NOT NULL);",
         )?;
     }
     Ok(())

@@ -1,0 +1,704 @@
+mod damage;
+
+use super::*;
+use rusqlite::OpenFlags;
+use std::sync::mpsc;
+use std::time::Duration;
+use tempfile::TempDir;
+use testkit::vfs::Disk;
+
+/// No answer of a writer takes so long.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn open(folder: &TempDir) -> (Journal, Recovered) {
+    open_with(folder, JournalOptions { reserve_bytes: 0, ..JournalOptions::default() })
+}
+
+fn open_with(folder: &TempDir, options: JournalOptions) -> (Journal, Recovered) {
+    Journal::open(&folder.path().join("queue.db"), options).unwrap()
+}
+
+fn new_job(id: u64) -> NewJob {
+    let byte = (id % 251) as u8;
+    NewJob {
+        id: JobId(id),
+        tag: [byte; 16],
+        created_ms: 1_000 + id as i64,
+        due_ms: 2_000 + id as i64,
+        route: format!("POST /api/{}", ["orders", "payments"][id as usize % 2]),
+        order: (!id.is_multiple_of(3)).then_some(u64::MAX - id),
+        key: (!id.is_multiple_of(5)).then_some([byte; 16]),
+        fingerprint: [byte ^ 1; 32],
+        credentials: [byte ^ 2; 16],
+        user: id.is_multiple_of(2).then_some(id),
+        state: JobState::Dispatching,
+        idempotent: id.is_multiple_of(2),
+        request: Bytes::from(vec![byte; 100 + id as usize % 5_000]),
+    }
+}
+
+/// The row of a job that was accepted and not touched since.
+fn row(new: &NewJob) -> JobRow {
+    JobRow {
+        id: new.id,
+        tag: new.tag,
+        created_ms: new.created_ms,
+        due_ms: new.due_ms,
+        route: new.route.as_str().into(),
+        order: new.order,
+        key: new.key,
+        user: new.user,
+        state: new.state,
+        idempotent: new.idempotent,
+        attempts: u32::from(new.state == JobState::Dispatching),
+        request_bytes: new.request.len() as u64,
+        outcome_ms: new
+            .state
+            .is_pending()
+            .then_some(new.created_ms)
+            .filter(|_| new.state == JobState::Unknown),
+    }
+}
+
+/// Begins something and waits for its answer.
+fn wait<T: Send + 'static>(
+    begin: impl FnOnce(Box<dyn FnOnce(Result<T, WriteError>) + Send>),
+) -> Result<T, WriteError> {
+    let (told, hear) = mpsc::channel();
+    begin(Box::new(move |result| drop(told.send(result))));
+    hear.recv_timeout(PATIENCE).expect("every write is answered")
+}
+
+fn accept(journal: &Journal, job: NewJob) -> Result<(), WriteError> {
+    wait(|done| journal.accept(job, done))
+}
+
+fn update(journal: &Journal, change: Change) -> Result<(), WriteError> {
+    wait(|done| journal.update(change, done))
+}
+
+/// Many jobs, some at once: fewer than are refused, even when they are large.
+fn accept_all(journal: &Journal, jobs: impl Iterator<Item = NewJob>) {
+    let (told, hear) = mpsc::channel();
+    let mut flying = 0;
+    for job in jobs {
+        let told = told.clone();
+        journal.accept(job, move |result| drop(told.send(result)));
+        flying += 1;
+        if flying > 40 {
+            hear.recv_timeout(PATIENCE).unwrap().unwrap();
+            flying -= 1;
+        }
+    }
+    (0..flying).for_each(|_| hear.recv_timeout(PATIENCE).unwrap().unwrap());
+}
+
+fn outcome(id: u64, state: JobState, at_ms: i64) -> Change {
+    let response = (state == JobState::Done).then(|| Bytes::from(format!("answer {id}")));
+    Change::Outcome { id: JobId(id), attempts: 1, at_ms, state, response, ended: None }
+}
+
+fn attempt(number: u32) -> AttemptRecord {
+    let (status, text) = (number.is_multiple_of(2).then_some(503), format!("attempt {number}"));
+    AttemptRecord {
+        number,
+        began_ms: 10 * i64::from(number),
+        ended_ms: 10 * i64::from(number) + 5,
+        status,
+        text,
+    }
+}
+
+fn states(journal: &Journal) -> Vec<(u64, JobState)> {
+    let all = journal.list(&Filter::default(), JobId(0), LIST_LIMIT).unwrap();
+    all.into_iter().map(|job| (job.id.0, job.state)).collect()
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, recovered) = open(&folder);
+    assert_eq!((recovered.next, recovered.epoch), (JobId(1), 1));
+    assert_eq!(recovered.jobs.count(), 0);
+    accept_all(&journal, (1..=9_000).map(new_job));
+    for id in [1, 3, 10, 4_101] {
+        update(&journal, outcome(id, JobState::Done, 5_000)).unwrap();
+    }
+    update(&journal, outcome(5, JobState::Unknown, 6_000)).unwrap();
+    drop(journal);
+
+    let (journal, recovered) = open(&folder);
+    assert_eq!((recovered.next, recovered.epoch), (JobId(9_001), 2));
+    let jobs: Vec<_> = recovered.jobs.map(Result::unwrap).collect();
+    // Job 10 is done and had no key: nobody asks for it.
+    let expected = (1..=9_000).filter(|id| *id != 10).map(|id| match id {
+        1 | 3 | 4_101 => JobRow { state: JobState::Done, outcome_ms: Some(5_000), ..row(&new_job(id)) },
+        5 => JobRow { state: JobState::Unknown, outcome_ms: Some(6_000), ..row(&new_job(id)) },
+        _ => row(&new_job(id)),
+    });
+    assert!(expected.eq(jobs.iter().cloned()), "{:?}", &jobs[..12]);
+    for id in [1, 2, 777, 9_000] {
+        assert_eq!(journal.request(JobId(id)).unwrap(), Some(new_job(id).request));
+    }
+    let identity = Identity { fingerprint: new_job(7).fingerprint, credentials: new_job(7).credentials };
+    assert_eq!(journal.identity(JobId(7)).unwrap(), Some(identity));
+    assert_eq!(journal.response(JobId(3)).unwrap(), Some("answer 3".into()));
+    assert_eq!(journal.response(JobId(2)).unwrap(), None);
+    for none in [0, 9_001, u64::MAX] {
+        assert_eq!(journal.job(JobId(none)).unwrap(), None);
+        assert_eq!(journal.request(JobId(none)).unwrap(), None);
+    }
+}
+
+#[test]
+fn an_owner_that_was_overtaken_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (older, _) = open(&folder);
+    accept(&older, new_job(1)).unwrap();
+    let (newer, recovered) = open(&folder);
+    assert_eq!((recovered.epoch, recovered.next), (2, JobId(2)));
+    let fenced = WriteError::Fenced { newest: 2, ours: 1 };
+    assert_eq!(accept(&older, new_job(2)), Err(fenced.clone()));
+    assert_eq!(update(&older, outcome(1, JobState::Done, 1)), Err(fenced.clone()));
+    assert_eq!(older.trouble(), Some(fenced));
+    assert_eq!(states(&newer), [(1, JobState::Dispatching)]);
+    accept(&newer, new_job(2)).unwrap();
+    assert_eq!(states(&older).len(), 2, "reads go on");
+    assert_eq!(newer.trouble(), None);
+}
+
+#[test]
+fn a_full_disk_refuses_and_then_works_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    accept(&journal, new_job(1)).unwrap();
+    let limit = |pages: i64| {
+        let cost = Cost { bytes: 0, may_fail_halfway: false };
+        wait(|done| {
+            journal.inner.writer.submit(
+                cost,
+                move |t| Ok(t.pragma_update(None, "max_page_count", pages)?),
+                done,
+            );
+        })
+    };
+    limit(20).unwrap();
+    let large = NewJob { request: Bytes::from(vec![1; 200_000]), ..new_job(2) };
+    assert_eq!(accept(&journal, large.clone()), Err(WriteError::Full));
+    assert_eq!(states(&journal), [(1, JobState::Dispatching)]);
+    assert_eq!(journal.request(JobId(2)).unwrap(), None);
+    assert_eq!(journal.trouble(), None);
+    limit(1_000_000).unwrap();
+    accept(&journal, large).unwrap();
+    assert_eq!(states(&journal).len(), 2);
+}
+
+#[test]
+fn the_reserve_of_the_disk_is_for_outcomes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    accept(&journal, new_job(1)).unwrap();
+    drop(journal);
+    let (journal, _) = open_with(&folder, JournalOptions { reserve_bytes: u64::MAX, vfs: None });
+    let refused = accept(&journal, new_job(2)).unwrap_err();
+    assert!(matches!(refused, WriteError::Reserve { reserve: u64::MAX, free } if free > 0), "{refused}");
+    let import = Change::Several(vec![Change::Accept(Box::new(new_job(2)))]);
+    assert!(matches!(update(&journal, import), Err(WriteError::Reserve { .. })));
+    update(&journal, outcome(1, JobState::Done, 5)).unwrap();
+    assert_eq!(states(&journal), [(1, JobState::Done)]);
+}
+
+#[test]
+fn a_newer_file_is_refused_by_name_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("queue.db");
+    drop(open(&folder));
+    let changed = Connection::open(&path).unwrap();
+    changed.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
+    drop(changed);
+    let before = std::fs::read(&path).unwrap();
+    let error = Journal::open(&path, JournalOptions::default()).unwrap_err();
+    assert!(matches!(error, OpenError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert!(error.to_string().contains("queue.db was written by a newer mainstay"));
+    assert!(matches!(repair(&path), Err(RepairError::Newer { found: 2, .. })));
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_power_failure_ends_all_writing() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new("broken");
+    let options = || JournalOptions { vfs: Some(disk.name().to_owned()), reserve_bytes: 0 };
+    let (journal, _) = open_with(&folder, options());
+    accept(&journal, new_job(1)).unwrap();
+    disk.cut_at(disk.writes() + 2);
+    assert!(matches!(accept(&journal, new_job(2)), Err(WriteError::Broken(_))));
+    assert!(matches!(journal.trouble(), Some(WriteError::Broken(_))));
+    let before = disk.writes();
+    assert!(matches!(update(&journal, outcome(1, JobState::Done, 1)), Err(WriteError::Broken(_))));
+    assert_eq!(disk.writes(), before, "nothing is tried any longer");
+}
+
+#[test]
+fn what_is_final_stays_and_other_states_move_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    let attempt = |id, state| Change::Attempt { id: JobId(id), number: 2, due_ms: 7, state, ended: None };
+    let released = |id| Change::Released { id: JobId(id), due_ms: 9 };
+    let replaced =
+        |id| Change::Replaced { id: JobId(id), request: Bytes::from_static(b"new"), fingerprint: [8; 32] };
+    let record = Bytes::from_static(b"step");
+    let step = |id| Change::Step {
+        id: JobId(id),
+        step: StepRecord { step: 1, undo: true, at_ms: 3, record: record.clone() },
+    };
+    // Each by itself: from a state, what is possible.
+    let cases = [
+        (JobState::Waiting, [true, true, true, true, true]),
+        (JobState::Dispatching, [true, true, true, false, true]),
+        (JobState::Unknown, [true, true, true, true, true]),
+        (JobState::Dead, [false, true, true, true, true]),
+        (JobState::Rejected, [false, true, true, true, true]),
+        (JobState::Done, [false; 5]),
+        (JobState::Cancelled, [false; 5]),
+        (JobState::Dropped, [false; 5]),
+    ];
+    let mut id = 0;
+    for (state, possible) in cases {
+        for (i, possible) in possible.into_iter().enumerate() {
+            id += 1;
+            let first = if state.is_final() { JobState::Waiting } else { state };
+            accept(&journal, NewJob { state: first, ..new_job(id) }).unwrap();
+            if state.is_final() {
+                update(&journal, outcome(id, state, 4)).unwrap();
+            }
+            let before = journal.job(JobId(id)).unwrap().unwrap();
+            assert_eq!(before.state, state);
+            let change = [
+                attempt(id, JobState::Dispatching),
+                outcome(id, JobState::Done, 5),
+                released(id),
+                replaced(id),
+                step(id),
+            ][i]
+                .clone();
+            let changed = update(&journal, change.clone());
+            assert_eq!(changed.is_ok(), possible, "{state}: {change:?}: {changed:?}");
+            if !possible {
+                assert!(
+                    matches!(&changed, Err(WriteError::Refused(why)) if why.contains(state.name())),
+                    "{changed:?}"
+                );
+                assert_eq!(journal.job(JobId(id)).unwrap(), Some(before));
+            }
+        }
+    }
+    for absent in [attempt(500, JobState::Waiting), released(500), replaced(500), step(500)] {
+        assert_eq!(update(&journal, absent), Err(WriteError::Refused("there is no job 500".into())));
+    }
+    for senseless in
+        [attempt(1, JobState::Done), outcome(1, JobState::Waiting, 1), released(0), released(u64::MAX)]
+    {
+        assert!(matches!(update(&journal, senseless), Err(WriteError::Refused(_))));
+    }
+    for state in [JobState::Done, JobState::Cancelled, JobState::Dropped] {
+        let new = NewJob { state, ..new_job(501) };
+        assert!(matches!(accept(&journal, new), Err(WriteError::Refused(_))));
+    }
+}
+
+#[test]
+fn a_job_keeps_its_history() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    let id = JobId(1);
+    accept(&journal, new_job(1)).unwrap();
+    let retried =
+        Change::Attempt { id, number: 1, due_ms: 70, state: JobState::Waiting, ended: Some(attempt(1)) };
+    update(&journal, retried).unwrap();
+    let waiting = JobRow { state: JobState::Waiting, due_ms: 70, ..row(&new_job(1)) };
+    assert_eq!(journal.job(id).unwrap(), Some(waiting));
+    let step = |step, undo, record: &'static str| StepRecord { step, undo, at_ms: 3, record: record.into() };
+    for known in
+        [step(1, false, "begun"), step(1, true, "undone"), step(0, false, "done"), step(1, false, "done")]
+    {
+        update(&journal, Change::Step { id, step: known }).unwrap();
+    }
+    let refused = Change::Outcome {
+        id,
+        attempts: 2,
+        at_ms: 80,
+        state: JobState::Rejected,
+        response: Some("409".into()),
+        ended: Some(attempt(2)),
+    };
+    update(&journal, refused).unwrap();
+    assert_eq!(journal.response(id).unwrap(), Some("409".into()));
+    let rejected = JobRow {
+        state: JobState::Rejected,
+        due_ms: 70,
+        attempts: 2,
+        outcome_ms: Some(80),
+        ..row(&new_job(1))
+    };
+    assert_eq!(journal.job(id).unwrap(), Some(rejected));
+
+    let request = Bytes::from(vec![5; 9_000]);
+    let retry = Operation { at_ms: 90, verb: "edit".into(), what: "1".into(), count: 1, by_uid: 1_000 };
+    let edited = Change::Several(vec![
+        Change::Replaced { id, request: request.clone(), fingerprint: [8; 32] },
+        Change::Released { id, due_ms: 91 },
+        Change::Operation(retry.clone()),
+    ]);
+    update(&journal, edited).unwrap();
+    drop(journal);
+    let (journal, _) = open(&folder);
+    let released = JobRow {
+        state: JobState::Waiting,
+        due_ms: 91,
+        attempts: 0,
+        request_bytes: 9_000,
+        ..row(&new_job(1))
+    };
+    assert_eq!(journal.job(id).unwrap(), Some(released));
+    assert_eq!(journal.request(id).unwrap(), Some(request));
+    assert_eq!(journal.identity(id).unwrap().unwrap().fingerprint, [8; 32]);
+    assert_eq!(journal.response(id).unwrap(), None);
+    assert_eq!(journal.attempts(id).unwrap(), [attempt(1), attempt(2)]);
+    assert_eq!(
+        journal.steps(id).unwrap(),
+        [step(0, false, "done"), step(1, false, "done"), step(1, true, "undone")]
+    );
+    assert_eq!(journal.operations(10).unwrap(), [retry]);
+}
+
+#[test]
+fn several_changes_are_all_there_or_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    let operation = |count| {
+        Change::Operation(Operation {
+            at_ms: 1,
+            verb: "import".into(),
+            what: String::new(),
+            count,
+            by_uid: 0,
+        })
+    };
+    // In one batch with others, which are not touched by it.
+    let (told, hear) = mpsc::channel();
+    for id in 1..=50 {
+        let told = told.clone();
+        let changes = match id % 10 {
+            0 => vec![
+                Change::Accept(Box::new(new_job(id + 100))),
+                operation(id),
+                outcome(9_999, JobState::Done, 1),
+            ],
+            _ => vec![Change::Accept(Box::new(new_job(id))), operation(id)],
+        };
+        journal.update(Change::Several(changes), move |result| drop(told.send((id, result))));
+    }
+    for _ in 0..50 {
+        let (id, result) = hear.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(result.is_err(), id % 10 == 0, "{id}: {result:?}");
+    }
+    assert_eq!(states(&journal).len(), 45);
+    assert_eq!(journal.request(JobId(110)).unwrap(), None);
+    assert_eq!(journal.operations(LIST_LIMIT).unwrap().len(), 45);
+    assert!(matches!(accept(&journal, new_job(1)), Err(WriteError::Refused(_))), "a number is used once");
+    assert_eq!(journal.request(JobId(1)).unwrap(), Some(new_job(1).request));
+
+    let many = |count| Change::Several((0..count).map(|_| Change::Resumed("x".into())).collect());
+    update(&journal, many(SEVERAL_LIMIT)).unwrap();
+    assert!(matches!(update(&journal, many(SEVERAL_LIMIT + 1)), Err(WriteError::Refused(_))));
+    assert!(matches!(update(&journal, Change::Several(vec![many(1)])), Err(WriteError::Refused(_))));
+}
+
+#[test]
+fn what_is_paused_stays_paused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, recovered) = open(&folder);
+    assert_eq!(recovered.paused, []);
+    let pause = |scope: &str, since_ms| Pause { scope: scope.into(), since_ms };
+    for paused in [pause("b", 1), pause("a", 2), pause("c", 3), pause("a", 9)] {
+        update(&journal, Change::Paused(paused)).unwrap();
+    }
+    update(&journal, Change::Resumed("c".into())).unwrap();
+    drop(journal);
+    let (journal, recovered) = open(&folder);
+    assert_eq!(recovered.paused, [pause("a", 2), pause("b", 1)]);
+    assert_eq!(journal.paused().unwrap(), recovered.paused);
+}
+
+#[test]
+fn jobs_are_found_by_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    let state = |id| if u64::is_multiple_of(id, 8) { JobState::Waiting } else { JobState::Dispatching };
+    accept_all(&journal, (1..=100).map(|id| NewJob { state: state(id), ..new_job(id) }));
+    for id in 1..=100 {
+        let state = JobState::ALL[id as usize % 8];
+        if !matches!(state, JobState::Waiting | JobState::Dispatching) {
+            // In another order than they were accepted in.
+            update(&journal, outcome(id, state, 10_000 - id as i64)).unwrap();
+        }
+    }
+    let all = |fits: &dyn Fn(&JobRow) -> bool| -> Vec<JobId> {
+        let rows = (1..=100).map(|id| journal.job(JobId(id)).unwrap().unwrap());
+        rows.filter(fits).map(|row| row.id).collect()
+    };
+    let none = Filter::default;
+    let (dead, done) = (JobState::Dead, JobState::Done);
+    let cases: Vec<(Filter, Vec<JobId>)> = vec![
+        (none(), all(&|_| true)),
+        (Filter { states: vec![dead], ..none() }, all(&|row| row.state == dead)),
+        (
+            Filter { states: vec![dead, JobState::Unknown], ..none() },
+            all(&|row| row.state == dead || row.state == JobState::Unknown),
+        ),
+        (Filter { states: vec![dead, done], ..none() }, all(&|row| row.state == dead || row.state == done)),
+        (Filter { route: Some("POST /api/orders".into()), ..none() }, all(&|row| row.id.0.is_multiple_of(2))),
+        (Filter { route: Some("POST /api".into()), ..none() }, vec![]),
+        (Filter { order: Some(u64::MAX - 4), ..none() }, vec![JobId(4)]),
+        (Filter { created_from_ms: Some(1_090), ..none() }, all(&|row| row.created_ms >= 1_090)),
+        (Filter { created_before_ms: Some(1_010), ..none() }, all(&|row| row.created_ms < 1_010)),
+        (
+            Filter {
+                states: vec![dead],
+                route: Some("POST /api/orders".into()),
+                order: None,
+                created_from_ms: Some(1_020),
+                created_before_ms: Some(1_080),
+            },
+            all(&|row| {
+                row.state == dead && row.id.0.is_multiple_of(2) && (1_020..1_080).contains(&row.created_ms)
+            }),
+        ),
+    ];
+    for (filter, expected) in cases {
+        let found: Vec<_> =
+            journal.list(&filter, JobId(0), 1_000).unwrap().into_iter().map(|row| row.id).collect();
+        assert_eq!(found, expected, "{filter:?}");
+        // And in pages of three.
+        let mut paged = Vec::new();
+        while let page = journal.list(&filter, paged.last().copied().unwrap_or(JobId(0)), 3).unwrap()
+            && !page.is_empty()
+        {
+            assert!(page.len() <= 3);
+            paged.extend(page.into_iter().map(|row| row.id));
+        }
+        assert_eq!(paged, expected, "{filter:?}");
+    }
+    let counts = journal.counts().unwrap();
+    for (count, state) in counts.iter().zip(JobState::ALL) {
+        let rows = journal.list(&Filter { states: vec![state], ..none() }, JobId(0), 1_000).unwrap();
+        let expected = Count {
+            state,
+            jobs: rows.len() as u64,
+            oldest_ms: rows[0].created_ms,
+            request_bytes: rows.iter().map(|row| row.request_bytes).sum(),
+        };
+        assert_eq!(count, &expected);
+    }
+    assert_eq!(counts.len(), 8);
+}
+
+fn forget(journal: &Journal, retention: Retention) -> Forgotten {
+    wait(|done| journal.forget(retention, done)).unwrap()
+}
+
+#[test]
+fn what_is_forgotten_is_gone_and_its_number_is_not_used_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    for (id, state) in (1..).zip(JobState::ALL) {
+        accept(&journal, NewJob { state: JobState::Waiting, ..new_job(id) }).unwrap();
+        let step = StepRecord { step: 0, undo: false, at_ms: 1, record: "x".into() };
+        update(&journal, Change::Step { id: JobId(id), step }).unwrap();
+        match state {
+            JobState::Waiting => {}
+            JobState::Dispatching => {
+                let ended = Some(attempt(1));
+                update(&journal, Change::Attempt { id: JobId(id), number: 1, due_ms: 100, state, ended })
+                    .unwrap();
+            }
+            state => {
+                let ended = Some(attempt(1));
+                let response = Some("x".into());
+                let at_ms = 100;
+                update(
+                    &journal,
+                    Change::Outcome { id: JobId(id), attempts: 1, at_ms, state, response, ended },
+                )
+                .unwrap();
+            }
+        }
+    }
+    for at_ms in [99, 100] {
+        let entry = Operation { at_ms, verb: "drop".into(), what: "8".into(), count: 1, by_uid: 0 };
+        update(&journal, Change::Operation(entry)).unwrap();
+    }
+    let until = |finished_before_ms| Retention {
+        finished_before_ms,
+        held_before_ms: None,
+        operations_before_ms: None,
+        limit: 2,
+    };
+    assert_eq!(forget(&journal, until(100)), Forgotten { jobs: 0, more: false });
+    assert_eq!(forget(&journal, until(101)), Forgotten { jobs: 2, more: true });
+    assert_eq!(forget(&journal, until(101)), Forgotten { jobs: 1, more: false });
+    let kept =
+        [JobState::Waiting, JobState::Dispatching, JobState::Rejected, JobState::Dead, JobState::Unknown];
+    assert_eq!(states(&journal).into_iter().map(|(_, state)| state).collect::<Vec<_>>(), kept);
+    let held = Retention { held_before_ms: Some(101), operations_before_ms: Some(100), ..until(0) };
+    assert_eq!(forget(&journal, held), Forgotten { jobs: 2, more: true });
+    assert_eq!(
+        states(&journal),
+        [(1, JobState::Waiting), (2, JobState::Dispatching), (6, JobState::Unknown)]
+    );
+    assert_eq!(journal.operations(9).unwrap().iter().map(|entry| entry.at_ms).collect::<Vec<_>>(), [100]);
+    drop(journal);
+    let tables = Connection::open(folder.path().join("queue.db")).unwrap();
+    for (table, rows) in [("job", 3), ("request", 3), ("response", 1), ("attempt", 2), ("step", 3)] {
+        let count: i64 =
+            tables.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        assert_eq!(count, rows, "{table}");
+    }
+    drop(tables);
+    let (_, recovered) = open(&folder);
+    assert_eq!(recovered.next, JobId(9));
+}
+
+#[test]
+fn a_file_in_steady_use_does_not_grow_and_an_empty_one_shrinks() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    let large = |id| NewJob { request: Bytes::from(vec![id as u8; 16_000]), ..new_job(id) };
+    let mut sizes = Vec::new();
+    for round in 0..20_u64 {
+        let ids = round * 500 + 1..=(round + 1) * 500;
+        accept_all(&journal, ids.clone().map(large));
+        for id in ids {
+            // Only the last is waited for.
+            if id.is_multiple_of(500) {
+                update(&journal, outcome(id, JobState::Done, round as i64)).unwrap();
+            } else {
+                journal.update(outcome(id, JobState::Done, round as i64), |result| result.unwrap());
+            }
+        }
+        // The last round stays.
+        let retention = Retention {
+            finished_before_ms: round as i64,
+            held_before_ms: None,
+            operations_before_ms: None,
+            limit: 300,
+        };
+        while forget(&journal, retention).more {}
+        sizes.push(journal.size().unwrap().file);
+    }
+    let (second, last) = (sizes[1], sizes[19]);
+    assert!(second > 500 * 16_000, "{sizes:?}");
+    assert!(last <= second + second / 10, "{sizes:?}");
+    let everything = Retention {
+        finished_before_ms: i64::MAX,
+        held_before_ms: None,
+        operations_before_ms: None,
+        limit: 300,
+    };
+    while forget(&journal, everything).jobs > 0 {}
+    // Room goes back a little at a time.
+    for _ in 0..20 {
+        forget(&journal, everything);
+    }
+    let size = journal.size().unwrap();
+    assert!(size.file < last / 2 && size.free < 6 * 1024 * 1024, "{size:?} after {sizes:?}");
+}
+
+#[test]
+fn a_read_that_takes_for_ever_holds_up_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    accept_all(&journal, (1..=10).map(new_job));
+    let reader =
+        Connection::open_with_flags(folder.path().join("queue.db"), OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .unwrap();
+    let read = reader.unchecked_transaction().unwrap();
+    let count =
+        |c: &Connection| c.query_row("SELECT count(*) FROM job", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count(&read), 10);
+    // More than the log holds: the writer cannot begin it anew as long as somebody reads from it.
+    let large = |id| NewJob { request: Bytes::from(vec![id as u8; 1024 * 1024]), ..new_job(id) };
+    accept_all(&journal, (11..=90).map(large));
+    assert_eq!(count(&read), 10);
+    let held = journal.size().unwrap().log;
+    assert!(held > LOG_LIMIT, "{held}");
+    drop(read);
+    drop(reader);
+    // And then it does, again and again.
+    accept_all(&journal, (91..=250).map(large));
+    let after = journal.size().unwrap().log;
+    assert!(after < held + LOG_LIMIT / 2, "{after} after {held}");
+    assert_eq!(states(&journal).len(), 250);
+}
+
+#[test]
+fn a_slow_disk_gets_no_more_jobs_than_it_can_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    accept(&journal, new_job(1)).unwrap();
+    // The writer is held up in the middle of a batch.
+    let (held, hold) = mpsc::channel();
+    let (go, wait_for) = mpsc::channel::<()>();
+    let cost = Cost { bytes: 0, may_fail_halfway: false };
+    let stop = move |_: &rusqlite::Transaction<'_>| {
+        held.send(()).unwrap();
+        let _ = wait_for.recv();
+        Ok(())
+    };
+    journal.inner.writer.submit(cost, stop, |result| result.unwrap());
+    hold.recv_timeout(PATIENCE).unwrap();
+
+    let (told, hear) = mpsc::channel();
+    let tell = || {
+        let told = told.clone();
+        move |result| drop(told.send(result))
+    };
+    for id in 2..ACCEPT_QUEUE_LIMIT as u64 + 2 {
+        journal.accept(NewJob { request: Bytes::new(), ..new_job(id) }, tell());
+    }
+    assert!(hear.try_recv().is_err(), "all of them wait");
+    assert!(matches!(accept(&journal, new_job(60_000)), Err(WriteError::Busy(_))));
+    journal.update(outcome(1, JobState::Done, 5), tell());
+    assert!(hear.try_recv().is_err(), "an outcome waits too");
+    go.send(()).unwrap();
+    for _ in 0..=ACCEPT_QUEUE_LIMIT {
+        hear.recv_timeout(PATIENCE).unwrap().unwrap();
+    }
+    accept(&journal, new_job(60_000)).unwrap();
+    assert_eq!(journal.job(JobId(1)).unwrap().unwrap().state, JobState::Done);
+}
+
+#[test]
+fn a_card_is_what_was_written_or_nothing() {
+    use card::{Bound, Card};
+    for id in 1..=30 {
+        let new = new_job(id);
+        let bound = Bound { id: id as i64, created_ms: new.created_ms, route: new.route.as_bytes() };
+        let card = Card::of(&new);
+        let bytes = card.encode(bound);
+        assert_eq!(Card::decode(&bytes, bound), Some(card));
+        for i in 0..bytes.len() {
+            let mut changed = bytes;
+            changed[i] ^= 1 << (i % 8);
+            assert_eq!(Card::decode(&changed, bound), None, "byte {i}");
+        }
+        assert_eq!(Card::decode(&bytes[1..], bound), None);
+        for other in
+            [Bound { id: 99, ..bound }, Bound { created_ms: 0, ..bound }, Bound { route: b"GET /", ..bound }]
+        {
+            assert_eq!(Card::decode(&bytes, other), None, "{other:?}");
+        }
+    }
+}

@@ -25,11 +25,8 @@ impl Prepared {
         if new.state.is_final() {
             return Err(refused(format!("a new job cannot be {}", new.state)));
         }
-        let card = Card::of(&new).encode(Bound {
-            id,
-            created_ms: new.created_ms,
-            route: new.route.as_bytes(),
-        });
+        let card =
+            Card::of(&new).encode(Bound { id, created_ms: new.created_ms, route: new.route.as_bytes() });
         let request_sum = sum::bytes(id, What::Request, &new.request);
         Ok(Self { new, id, card, request_sum })
     }
@@ -147,7 +144,12 @@ fn apply(t: &Transaction<'_>, change: Change, sum: Sum) -> Result<(), WriteError
             if !matches!(state, JobState::Waiting | JobState::Dispatching) {
                 return Err(refused(format!("an attempt cannot leave job {id} {state}")));
             }
-            move_on(t, id, Move { state, attempts: number, changed_ms: due_ms, due_ms: Some(due_ms) }, &ATTEMPTABLE)?;
+            move_on(
+                t,
+                id,
+                Move { state, attempts: number, changed_ms: due_ms, due_ms: Some(due_ms) },
+                &ATTEMPTABLE,
+            )?;
             ended.map_or(Ok(()), |ended| add_attempt(t, id, &ended))
         }
         Change::Outcome { id, attempts, at_ms, state, response, ended } => {

@@ -23,7 +23,8 @@ pub(crate) const MEMORY_LEAST: u64 = 1024 * 1024;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Component {
     /// Makes it a service: program and arguments; no shell. It runs in its artifact and must listen on `{port}`
-    /// of 127.0.0.1, which is also in the variable `PORT`. Values in braces are filled in.
+    /// of 127.0.0.1, which is also in the variable `PORT`; the gateway's address is in `MAINSTAY_URL`. Values in braces
+    /// are filled in.
     #[schemars(length(min = 1))]
     pub(crate) run: Option<At<Vec<At<String>>>>,
     /// Whether a service answers HTTP on a port. One that does not is a worker: it runs in the active stamp only.

@@ -1,6 +1,10 @@
 //! What cannot be queued, and what goes on nevertheless.
 
-use super::{location, order, queueing, serving, to};
+use super::{call, location, order, queueing, serving, to};
+use api::client::CallError;
+use api::problem::Code;
+use api::queue::Repaired;
+use http::Method;
 use crate::stage::{Gateway, Upstream, dead_address, stamp, stamp_at, wait_for};
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,11 +80,46 @@ fn a_damaged_file_refuses_queued_routes_by_name_and_nothing_else() {
     let trouble = gateway.state().queue.unwrap().trouble.unwrap();
     assert!(trouble.contains("queue.db"), "{trouble}");
     assert_eq!(std::fs::read(&path).unwrap(), vec![0x5a; 8192], "it is left as it is");
-    // Nobody has to start the gateway again once it is gone.
+    // Nobody has to start the gateway again once it is out of the way.
     std::fs::remove_file(&path).unwrap();
     let answer = wait_for("the queue", || {
         let answer = gateway.ask(&order(&[], "{}"));
         (answer.status != 503).then_some(answer)
     });
     assert_eq!((answer.status, answer.text()), (200, "plain"));
+}
+
+/// What an operator does about it: everything that is whole is served again.
+#[test]
+fn a_damaged_file_is_repaired_while_the_gateway_runs() {
+    let mut first = Gateway::start();
+    first.activate(&queueing(stamp_at(1, &[dead_address()]), |_| {}));
+    let jobs: Vec<String> = (0..50)
+        .map(|n| location(&first.ask(&order(&["prefer: wait=0", &format!("idempotency-key: k{n}")], &n.to_string()))))
+        .collect();
+    let repair = serde_json::json!({ "v": 1, "by_uid": 0 });
+    let refused: Result<Repaired, CallError> = call(&first, Method::POST, "/v1/queue/repair", &repair);
+    assert!(matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::Conflict), "{refused:?}");
+    let temp = first.temp();
+    first.stop();
+    // The header is gone: nothing opens this any more. Whoever had the file open leaves no log behind.
+    let path = temp.path().join("queue.db");
+    wait_for("the log's end", || (!temp.path().join("queue.db-wal").exists()).then_some(()));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[..100].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+
+    let upstream = Upstream::named("done");
+    let next = Gateway::start_in(Arc::clone(&temp));
+    next.activate(&queueing(stamp(1, &[&upstream]), |_| {}));
+    assert_eq!(next.ask(&order(&[], "{}")).problem(), "queue-closed");
+    let repaired: Repaired = call(&next, Method::POST, "/v1/queue/repair", &repair).unwrap();
+    assert_eq!((repaired.jobs, repaired.lost), (50, 0), "{repaired:?}");
+    assert!(std::path::Path::new(&repaired.aside).exists());
+    wait_for("the queue", || next.state().queue.filter(|queue| queue.trouble.is_none()));
+    eprintln!("{repaired:?} {:?}", next.get(&jobs[0]));
+    for job in &jobs {
+        wait_for("a delivery", || (next.get(job).status == 303).then_some(()));
+    }
+    assert_eq!(upstream.wait(50).len(), 50);
 }
