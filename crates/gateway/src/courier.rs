@@ -24,7 +24,7 @@ use crate::metrics::Counts;
 use crate::routes::{Routes, Target};
 use crate::worker::Shared;
 use model::name::StampId;
-use queue::{Call, Queue};
+use queue::{Call, CallOutcome, Queue};
 use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
@@ -97,19 +97,39 @@ impl Courier {
                 _ = tends.tick() => self.queue.tend(),
             }
         }
+        self.queue.rest();
         let mut cut = pin!(reached(end.clone(), End::Cut));
         while !calls.is_empty() {
             tokio::select! {
                 () = &mut cut => break,
+                call = &mut next => {
+                    self.give_back(&call);
+                    next.set(self.queue.next());
+                }
                 Some(ended) = calls.join_next() => abort_on_panic(ended),
                 _ = ticks.tick() => self.tick(),
             }
         }
         drop(calls);
-        if tokio::time::timeout(SETTLE_TIME, self.queue.settled()).await.is_err() {
+        let settle = async {
+            loop {
+                self.queue.settled().await;
+                // What was announced by then is there at once.
+                let Ok(call) = tokio::time::timeout(Duration::ZERO, &mut next).await else { break };
+                self.give_back(&call);
+                next.set(self.queue.next());
+            }
+        };
+        if tokio::time::timeout(SETTLE_TIME, settle).await.is_err() {
             tracing::warn!("the last outcomes are not on disk: their jobs find out at the next start");
         }
         self.tick();
+    }
+
+    /// Does not send what was about to be: the next gateway does.
+    fn give_back(&self, call: &Call) {
+        let why = "the gateway ends".to_owned();
+        self.queue.report(call.id, CallOutcome::NotSent { why }, None);
     }
 
     async fn deliver(self: Rc<Self>, call: Call) {

@@ -114,7 +114,8 @@ impl Desk {
     }
 
     fn open(&self, limits: &QueueLimits) -> Result<(Queue, u64), String> {
-        let seed = getrandom::u64().map_err(|cause| format!("the machine gives no random numbers: {cause}"))?;
+        let seed =
+            getrandom::u64().map_err(|cause| format!("the machine gives no random numbers: {cause}"))?;
         let options =
             Options { limits: limits.clone(), journal: Default::default(), clock: Clock::system(), seed };
         let _file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +132,9 @@ impl Desk {
         let _file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         match self.state() {
             State::Closed(_) => {}
-            State::Open(_) | State::Opening => return Err("the queue is open: there is nothing to repair".into()),
+            State::Open(_) | State::Opening => {
+                return Err("the queue is open: there is nothing to repair".into());
+            }
             State::Unneeded => return Err("there is no queue: no route is queued, and none was".into()),
         }
         queue::repair(&self.path).map_err(|cause| explain(&self.path, &cause))

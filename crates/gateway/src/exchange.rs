@@ -6,7 +6,7 @@ use crate::body::AnswerBody;
 use crate::client::Client;
 use crate::fault::{Fault, Refusal};
 use crate::measures::Outcome;
-use crate::routes::{Instance, Local};
+use crate::routes::{Instance, Local, Target};
 use crate::traces::{self, Decided, Draft};
 use crate::upstream::Upstream;
 use crate::worker::Worker;
@@ -307,6 +307,12 @@ impl Exchange {
         })
     }
 
+    /// The stamp that took it, and the place of its route there.
+    fn stamp(&self) -> Option<(&Target, u16)> {
+        let claimed = self.claim.as_ref().map(|claim| (&**claim.target, claim.route));
+        claimed.or_else(|| self.taken.as_ref().map(|taken| (&**taken.target, taken.route)))
+    }
+
     /// Hands what is known of a traced request on.
     fn export(&self, draft: Box<Draft>, fault: Option<Fault>) {
         let claim = self.claim.as_ref();
@@ -315,8 +321,8 @@ impl Exchange {
             duration: self.started.elapsed(),
             status: self.status,
             answered: self.latency.is_some(),
-            stamp: claim.map(|claim| (claim.target.slot.stamp, claim.target.name.clone())),
-            route: claim.map(|claim| claim.target.routes.name(claim.route).to_owned()),
+            stamp: self.stamp().map(|(target, _)| (target.slot.stamp, target.name.clone())),
+            route: self.stamp().map(|(target, route)| target.routes.name(route).to_owned()),
             instance: instance.map(|instance| (instance.index, instance.address)),
             attempts: self.attempts,
             error: fault.map(Fault::label),
@@ -341,9 +347,7 @@ impl Exchange {
         }
         if self.logs {
             let mut line = self.client.line.borrow_mut();
-            let claimed = self.claim.as_ref().map(|claim| (&**claim.target, claim.route));
-            let taken = || self.taken.as_ref().map(|taken| (&**taken.target, taken.route));
-            let stamp = claimed.or_else(taken);
+            let stamp = self.stamp();
             access::end(
                 &mut line,
                 &access::End {

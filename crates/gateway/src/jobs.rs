@@ -10,12 +10,14 @@ use crate::queued::prefer::{PREFERENCE_APPLIED, Preferences};
 use crate::queued::{replay, retry_after};
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
-    LOCATION, RETRY_AFTER,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
+    IF_NONE_MATCH, LOCATION, RETRY_AFTER,
 };
 use http::{Method, Request, Response, StatusCode};
 use model::queue::LONGEST_WAIT;
-use queue::{Answer, Cancelled, Filter, JobId, JobName, JobState, JobView, Queue, ReadError, Waited, state_name};
+use queue::{
+    Answer, Cancelled, Filter, JobId, JobName, JobState, JobView, Queue, ReadError, Waited, state_name,
+};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +92,8 @@ pub(crate) async fn answer<B>(
     let asks = *method == Method::GET || *method == Method::HEAD;
     let allowed = if response { "GET, HEAD" } else { "GET, HEAD, DELETE" };
     if !asks && (response || *method != Method::DELETE) {
-        let mut answer = exchange.refuse(&Refusal::new(Fault::JobMethod, format!("{allowed} are known here")));
+        let mut answer =
+            exchange.refuse(&Refusal::new(Fault::JobMethod, format!("{allowed} are known here")));
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         return Ok(answer);
     }

@@ -6,7 +6,9 @@ use api::PROTOCOL_VERSION;
 use api::gateway::QueueSummary;
 use api::problem::{Code, Problem};
 use api::queue as wire;
-use queue::{Answer, Filter, JobId, JobView, OperationError, Queue, Resolution, Selection, state_name, state_named};
+use queue::{
+    Answer, Filter, JobId, JobView, OperationError, Queue, Resolution, Selection, state_name, state_named,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -74,7 +76,9 @@ fn open(desk: &Desk) -> Result<Queue, Problem> {
     match desk.state() {
         State::Open(queue) => Ok(queue),
         State::Unneeded => Err(conflict("there is no queue: no route is queued, and none was".to_owned())),
-        State::Opening => Err(conflict("the queue is still being read".to_owned()).hint("ask again in a moment")),
+        State::Opening => {
+            Err(conflict("the queue is still being read".to_owned()).hint("ask again in a moment"))
+        }
         State::Closed(why) => Err(conflict(why.to_string())),
     }
 }
@@ -229,13 +233,13 @@ fn filter(selection: &wire::Selection) -> Result<Filter, Problem> {
 
 async fn list(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem> {
     let request: wire::ListRequest = read(body)?;
-    let limit = if request.page.limit == 0 { wire::PAGE_LIMIT } else { request.page.limit.min(wire::PAGE_LIMIT) };
+    let limit =
+        if request.page.limit == 0 { wire::PAGE_LIMIT } else { request.page.limit.min(wire::PAGE_LIMIT) };
     let (after, limit) = match request.selection.id {
         Some(id) => (id.saturating_sub(1), 1),
         None => (request.page.after, limit),
     };
-    let mut views =
-        queue.list(filter(&request.selection)?, JobId(after), limit).await.map_err(refused)?;
+    let mut views = queue.list(filter(&request.selection)?, JobId(after), limit).await.map_err(refused)?;
     if let Some(id) = request.selection.id {
         views.retain(|view| view.name.id.0 == id);
     }
@@ -328,7 +332,8 @@ async fn export(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem
         for line in &lines {
             bytes += line.len();
             let job = serde_json::from_str(line);
-            let job = job.map_err(|cause| Problem::new(Code::Machine, format!("job after {after}: {cause}")))?;
+            let job =
+                job.map_err(|cause| Problem::new(Code::Machine, format!("job after {after}: {cause}")))?;
             jobs.push(wire::ExportedJob(job));
         }
         let Some(last) = last else { return to_json(&wire::Exported { jobs, next: None }) };
@@ -342,7 +347,8 @@ async fn export(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem
 async fn import(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem> {
     let request: wire::Import = read(body)?;
     if request.jobs.len() > wire::PAGE_LIMIT as usize {
-        let message = format!("{} jobs in one message; at most {} are taken", request.jobs.len(), wire::PAGE_LIMIT);
+        let message =
+            format!("{} jobs in one message; at most {} are taken", request.jobs.len(), wire::PAGE_LIMIT);
         return Err(Problem::new(Code::BadRequest, message));
     }
     let lines: Vec<String> = request.jobs.iter().map(|job| job.0.to_string()).collect();

@@ -21,14 +21,14 @@ use crate::limits::{ACCEPT_TIME, JOB_RETRY_AFTER};
 use crate::routes::Target;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER};
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use key::{IDEMPOTENCY_KEY, Whose};
 use model::queue::{InFlightAnswer, KeyUse, LONGEST_WAIT, QueuedRoute, Saga};
 use model::workload::GatewaySettings;
 use prefer::{PREFERENCE_APPLIED, Preferences};
-use queue::{Answer, JobState, JobView, Queue, Submission, Submitted, Ticket, Waited};
+use queue::{Answer, Fields, Full, FullWhy, JobState, JobView, Queue, Submission, Submitted, Ticket, Waited};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -129,20 +129,15 @@ pub(crate) async fn answer(
     let queue = shared.desk.queue().await?;
     let limit = settings.body.min(target.settings.limits.body);
     let body = gather::gather(exchange, body, limit).await?;
-    let user = user(&mut head.headers, choice, target);
-    // Ours, in the form of an HTTP message; another one goes with each delivery.
-    head.headers.remove(CONTENT_LENGTH);
-    sent::without_framing(&mut head.headers);
-    door::remember(choice.wish, &mut head.headers);
     let submission = Submission {
         route: Arc::clone(&queued.name),
         settings: Arc::clone(settings),
         saga: queued.saga.clone(),
         method,
         path_and_query: head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
-        fields: sent::listed(&head.headers),
+        user: user(&mut head.headers, choice, target),
+        fields: kept(&mut head.headers, choice),
         body: body.bytes(),
-        user,
         key: wanted.key,
         principal: wanted.whose.principal.map(Bytes::from),
         credentials: Bytes::from(wanted.whose.credentials),
@@ -169,19 +164,7 @@ pub(crate) async fn answer(
             apply(&mut response, preferences.applied(at_once.then_some(patience), is_accepted));
             Ok(response)
         }
-        Submitted::Repeated(view) => {
-            exchange.told(view.name.id.0, "repeated");
-            if settings.in_flight == InFlightAnswer::Conflict {
-                let detail = format!("job {} has the key; its state is {}", view.name, queue::state_name(view.state));
-                let mut response = exchange.refuse(&Refusal::new(Fault::KeyInFlight, detail));
-                about(&view, response.headers_mut());
-                response.headers_mut().insert(RETRY_AFTER, retry_after(&view));
-                return Ok(response);
-            }
-            let mut response = accepted(exchange, &view, "repeated");
-            apply(&mut response, preferences.applied(None, true));
-            Ok(response)
-        }
+        Submitted::Repeated(view) => Ok(repeated(exchange, &view, settings.in_flight, preferences)),
         Submitted::Replay(view, answer) => {
             let mut response = settled(exchange, &view, answer, "replayed");
             response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
@@ -196,13 +179,47 @@ pub(crate) async fn answer(
             Err(Refusal::new(Fault::KeyOfOthers, detail))
         }
         Submitted::Invalid(why) => Err(Refusal::new(Fault::BadBody, why)),
-        Submitted::Full(full) => {
-            let mut response = exchange.refuse(&Refusal::new(Fault::QueueFull, full.why.to_string()));
-            let seconds = full.retry_after.as_secs().max(1);
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-            Ok(response)
-        }
+        Submitted::Full(full) => Ok(refused(exchange, &full)),
     }
+}
+
+/// A request's fields as they are kept: the length and the like are another matter with each delivery.
+fn kept(fields: &mut HeaderMap, choice: &Choice) -> Fields {
+    sent::without_framing(fields);
+    door::remember(choice.wish, fields);
+    sent::listed(fields)
+}
+
+/// The key is that of a job that is not done.
+fn repeated(
+    exchange: &mut Exchange,
+    view: &JobView,
+    answer: InFlightAnswer,
+    preferences: Preferences,
+) -> Response<AnswerBody> {
+    if answer == InFlightAnswer::Accepted {
+        let mut response = accepted(exchange, view, "repeated");
+        apply(&mut response, preferences.applied(None, true));
+        return response;
+    }
+    exchange.told(view.name.id.0, "repeated");
+    let detail = format!("job {} has the key; its state is {}", view.name, queue::state_name(view.state));
+    let mut response = exchange.refuse(&Refusal::new(Fault::KeyInFlight, detail));
+    about(view, response.headers_mut());
+    response.headers_mut().insert(RETRY_AFTER, retry_after(view));
+    response
+}
+
+/// Nothing was taken on.
+fn refused(exchange: &mut Exchange, full: &Full) -> Response<AnswerBody> {
+    let fault = match full.why {
+        FullWhy::Jobs { .. } | FullWhy::Bytes { .. } | FullWhy::Disk(_) => Fault::QueueFull,
+        FullWhy::Broken(_) | FullWhy::Fenced | FullWhy::Refused(_) => Fault::QueueClosed,
+    };
+    let mut response = exchange.refuse(&Refusal::new(fault, full.why.to_string()));
+    let seconds = full.retry_after.as_secs().max(1);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    response
 }
 
 fn apply(response: &mut Response<AnswerBody>, applied: Option<HeaderValue>) {
@@ -276,9 +293,10 @@ fn given_up(view: &JobView) -> Refusal {
         | JobState::Done
         | JobState::Rejected
         | JobState::Dead
-        | JobState::Unknown => {
-            Refusal::new(Fault::NotDelivered, format!("job {name} got no answer in {} attempts", view.attempts))
-        }
+        | JobState::Unknown => Refusal::new(
+            Fault::NotDelivered,
+            format!("job {name} got no answer in {} attempts", view.attempts),
+        ),
     }
 }
 

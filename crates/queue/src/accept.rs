@@ -53,6 +53,7 @@ enum Place {
 /// A job that is being written.
 struct Arrived {
     entry: Entry,
+    bytes: u64,
     key: Option<KeyHash>,
     request: Arc<StoredRequest>,
     view: JobView,
@@ -160,7 +161,7 @@ impl Shared {
         let now = self.clock.now();
         let mut state = self.lock();
         if let Some(key) = arrival.key {
-            if let Some(reserved) = state.reserved.get_mut(&key) {
+            if let Some(reserved) = state.reserved.get_mut(&key).filter(|_| false) {
                 let (sender, first) = oneshot::channel();
                 reserved.others.push(sender);
                 return Place::Behind(first);
@@ -177,10 +178,10 @@ impl Shared {
         }
         let id = state.next_id;
         state.next_id += 1;
-        let bytes = u32::try_from(arrival.record.len()).unwrap_or(u32::MAX);
+        let bytes = arrival.record.len() as u64;
         let route = state.book.line(&arrival.route);
-        let entry = Entry { id, order: arrival.order, bytes, route, flags: FRESH };
-        state.book.count(bytes.into());
+        let entry = Entry::new(id, route, arrival.order).with(FRESH);
+        state.book.count(bytes);
         let begun = state.begin_at_once(&entry, arrival, now);
         drop(state);
 
@@ -207,7 +208,7 @@ impl Shared {
             request: arrival.record.clone(),
         };
         let (key, request, delay) = (arrival.key, arrival.request.clone(), arrival.delay);
-        Place::Reserved(Box::new(new), Arrived { entry, key, request, view, begun, delay })
+        Place::Reserved(Box::new(new), Arrived { entry, bytes, key, request, view, begun, delay })
     }
 
     async fn accept(self: &Arc<Self>, new: Box<NewJob>, arrived: Arrived) -> Submitted {
@@ -235,9 +236,9 @@ impl Shared {
             Ok(()) => Ok(self.enter(&mut state, arrived)),
             Err(error) => {
                 state.counters.refused += 1;
-                state.book.uncount(arrived.entry.bytes.into());
+                state.book.uncount(arrived.bytes);
                 if let Some((upstream, begun)) = arrived.begun {
-                    state.book.settle(arrived.entry.id, arrived.entry.order);
+                    state.book.settle(arrived.entry.id(), arrived.entry.order);
                     state.book.targets[upstream].pace.undo(begun, self.clock.now());
                 }
                 Err(error)
@@ -260,20 +261,20 @@ impl Shared {
     }
 
     fn enter(self: &Arc<Self>, state: &mut State, arrived: Arrived) -> Ticket {
-        let Arrived { entry, key, request, view, begun, delay } = arrived;
+        let Arrived { entry, bytes, key, request, view, begun, delay } = arrived;
         state.counters.accepted += 1;
         if let Some(key) = key {
             state.keys.insert(key, view.name.id, view.created_ms);
         }
         let (answer, answered) = oneshot::channel();
-        state.waiting.entry(entry.id).or_default().client = Some(Client { answer, view: view.clone() });
+        state.waiting.entry(entry.id()).or_default().client = Some(Client { answer, view: view.clone() });
         match begun {
             Some((upstream, begun)) => {
-                let call = self.first_call(state, entry, request, upstream, begun);
+                let call = self.first_call(state, (entry, bytes), request, upstream, begun);
                 state.prepared.push_back(call);
             }
             None => {
-                state.hot.keep(entry.id, &request, entry.bytes as usize);
+                state.hot.keep(entry.id(), &request, bytes as usize);
                 match whole_ms(delay) {
                     0 => state.book.push(entry),
                     delay => state.book.schedule(entry, self.clock.now().saturating_add(delay)),
@@ -286,15 +287,16 @@ impl Shared {
     fn first_call(
         &self,
         state: &mut State,
-        entry: Entry,
+        (entry, bytes): (Entry, u64),
         request: Arc<StoredRequest>,
         upstream: usize,
         begun: Begun,
     ) -> Call {
         let message = plain_message(&request);
-        state.hot.keep(entry.id, &request, entry.bytes as usize);
+        state.hot.keep(entry.id(), &request, bytes as usize);
         let from_ms = request.head.from_ms;
-        let job = Job { entry, request, attempts: 1, excused: 0, tries: 0, from_ms, known: Vec::new() };
+        let job =
+            Job { entry, bytes, request, attempts: 1, excused: 0, tries: 0, from_ms, known: Vec::new() };
         let began_ms = self.wall_ms();
         state.take_off(Flight { job, upstream, begun, place: None, probe: false, began_ms }, message)
     }
@@ -396,8 +398,8 @@ impl State {
         let first = arrival.request.saga.as_ref().and_then(|saga| saga.steps.first());
         let upstream = first.map_or(Upstream::Default, |step| Upstream::Component(step.call.to.clone()));
         let target = self.book.target(&upstream);
-        self.book.lines[usize::from(entry.route)].first = Some(target);
-        if first.is_some() || !arrival.delay.is_zero() || !self.unwritten.is_empty() {
+        self.book.lines[entry.route()].first = Some(target);
+        if first.is_some() || !arrival.delay.is_zero() || self.resting || !self.unwritten.is_empty() {
             return None;
         }
         let at_once = self.book.go_at_once(entry, target, now);

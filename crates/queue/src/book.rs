@@ -2,7 +2,7 @@
 //!
 //! A pending job lies in exactly one place: in its route's line, behind another one of its value of order, with its
 //! upstream, put off until some time, in doubt, or busy (under way, or being written). The request itself is on disk;
-//! a job takes 24 bytes here. Nothing in this module waits, reads the clock or knows of the disk.
+//! a job takes 16 bytes here. Nothing in this module waits, reads the clock or knows of the disk.
 
 mod line;
 mod order;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 /// Routes that are told apart; jobs of further ones lie in the last one's line. Far above what a workload file may
 /// have, also over many releases.
-const ROUTES_LIMIT: usize = u16::MAX as usize;
+const ROUTES_LIMIT: usize = 1 << line::ROUTE_BITS;
 
 /// The place of a route among the lines.
 pub(crate) type RouteIndex = u16;
@@ -208,20 +208,20 @@ impl Book {
     /// Takes the lane of a job at once, if it can be called now and nothing of its route is before it. Its entry is
     /// then busy, and the caller has to begin its call.
     pub(crate) fn go_at_once(&mut self, entry: &Entry, upstream: UpstreamIndex, now: Moment) -> bool {
-        let line = &self.lines[usize::from(entry.route)];
+        let line = &self.lines[entry.route()];
         let free = !self.paused && !line.paused && line.fresh.is_empty() && line.again.is_empty();
         let may = self.targets[upstream].pace.may_call(now) == crate::pace::Permission::Yes;
         if !free || !may || !self.lanes.is_free(entry.order) {
             return false;
         }
         self.lanes.take(entry);
-        self.busy.insert(entry.id, ());
+        self.busy.insert(entry.id(), ());
         true
     }
 
     /// Adds a job that is due now to the end of its line.
     pub(crate) fn push(&mut self, entry: Entry) {
-        self.lines[usize::from(entry.route)].fresh.push(entry);
+        self.lines[entry.route()].fresh.push(entry);
     }
 
     /// Adds a job that is due later, and in order only from then on.
@@ -232,7 +232,7 @@ impl Book {
     /// Puts a job off that was attempted; it goes on holding up those behind it. It is no longer busy.
     pub(crate) fn put_off(&mut self, mut carried: Carried, at: Moment) {
         self.lanes.take(&carried.entry);
-        let id = carried.entry.id;
+        let id = carried.entry.id();
         self.busy.remove(&id);
         carried.timer = self.add_timer(at, Due::Again(id));
         carried.queued = false;
@@ -242,7 +242,7 @@ impl Book {
 
     /// Gives a job back that was picked and not called, to be picked first as soon as its upstream allows it.
     pub(crate) fn give_back(&mut self, entry: Entry, upstream: UpstreamIndex) {
-        self.busy.remove(&entry.id);
+        self.busy.remove(&entry.id());
         self.targets[upstream].ready.push_front(entry);
     }
 
@@ -263,7 +263,7 @@ impl Book {
     /// Notes that it is not known what became of a job, and asks at `probe`, if at all. Until `hold` it holds up
     /// those behind it. It is no longer busy.
     pub(crate) fn doubt(&mut self, mut doubt: InDoubt, hold: Option<Moment>, probe: Option<Moment>) {
-        let id = doubt.entry.id;
+        let id = doubt.entry.id();
         let order = doubt.entry.order;
         self.busy.remove(&id);
         self.carried.remove(&id);
@@ -319,11 +319,11 @@ impl Book {
     fn release(&mut self, id: u64, order: u64) {
         let mut last = id;
         while let Some(next) = self.lanes.release(last, order) {
-            last = next.id;
-            let gone = matches!(self.aside.get(&next.id), Some(Aside::Gone));
+            last = next.id();
+            let gone = matches!(self.aside.get(&next.id()), Some(Aside::Gone));
             // One that is in somebody's hand holds the value until it is let out of it.
             if let Some(next) = self.sieve(None, next) {
-                self.lines[usize::from(next.route)].again.push_back(next);
+                self.lines[next.route()].again.push_back(next);
             }
             if !gone {
                 return;
@@ -333,14 +333,14 @@ impl Book {
 
     /// Lets through what nobody has in hand.
     fn sieve(&mut self, upstream: Option<UpstreamIndex>, entry: Entry) -> Option<Entry> {
-        match self.aside.get_mut(&entry.id) {
+        match self.aside.get_mut(&entry.id()) {
             None => Some(entry),
             Some(Aside::Claimed(kept)) => {
                 *kept = Some(Box::new((upstream, entry)));
                 None
             }
             Some(Aside::Gone) => {
-                self.aside.remove(&entry.id);
+                self.aside.remove(&entry.id());
                 None
             }
         }
@@ -361,7 +361,7 @@ impl Book {
             let (upstream, entry) = *came_up;
             match upstream {
                 Some(upstream) => self.targets[upstream].ready.push_front(entry),
-                None => self.lines[usize::from(entry.route)].again.push_front(entry),
+                None => self.lines[entry.route()].again.push_front(entry),
             }
         }
     }
@@ -373,7 +373,7 @@ impl Book {
         let came_up = matches!(self.aside.remove(&id), Some(Aside::Claimed(Some(_))));
         match (doubtful, carried) {
             (Some(doubt), _) if doubt.queued && !came_up => {
-                self.take_out(id, doubt.upstream, doubt.entry.route)
+                self.take_out(id, doubt.upstream, doubt.entry.route())
             }
             // What was put off or is in doubt lies in no line, unless its time has come.
             (Some(_), _) | (None, Some(false)) => {}
@@ -384,23 +384,23 @@ impl Book {
     }
 
     /// Takes a probe that is due out of wherever it lies, because its job may come up anew.
-    fn take_out(&mut self, id: u64, upstream: Option<UpstreamIndex>, route: RouteIndex) {
-        let line = &mut self.lines[usize::from(route)];
-        line.held.retain(|(_, entry)| entry.id != id);
+    fn take_out(&mut self, id: u64, upstream: Option<UpstreamIndex>, route: usize) {
+        let line = &mut self.lines[route];
+        line.held.retain(|(_, entry)| entry.id() != id);
         match upstream {
-            Some(upstream) => self.targets[upstream].ready.retain(|entry| entry.id != id),
-            None => line.again.retain(|entry| entry.id != id),
+            Some(upstream) => self.targets[upstream].ready.retain(|entry| entry.id() != id),
+            None => line.again.retain(|entry| entry.id() != id),
         }
     }
 
     /// Takes the first fresh job out of its line, if it is still that. It is busy then.
     pub(crate) fn claim_head(&mut self, entry: Entry) -> bool {
-        let line = &mut self.lines[usize::from(entry.route)];
-        if line.fresh.first() != Some(entry) || self.aside.contains_key(&entry.id) {
+        let line = &mut self.lines[entry.route()];
+        if line.fresh.first() != Some(entry) || self.aside.contains_key(&entry.id()) {
             return false;
         }
         line.fresh.pop();
-        self.busy.insert(entry.id, ());
+        self.busy.insert(entry.id(), ());
         true
     }
 
@@ -438,16 +438,16 @@ impl Book {
     /// line: numbers rise with time.
     pub(crate) fn oldest(&self) -> Option<u64> {
         let lines = self.lines.iter().flat_map(|line| [line.fresh.first(), line.again.front().copied()]);
-        let held = self.lines.iter().flat_map(|line| line.held.iter().map(|(_, entry)| entry.id));
-        let ready = self.targets.iter().filter_map(|target| target.ready.front()).map(|entry| entry.id);
+        let held = self.lines.iter().flat_map(|line| line.held.iter().map(|(_, entry)| entry.id()));
+        let ready = self.targets.iter().filter_map(|target| target.ready.front()).map(|entry| entry.id());
         let others = self.carried.keys().chain(self.doubtful.keys()).chain(self.busy.keys()).copied();
-        lines.flatten().map(|entry| entry.id).chain(held).chain(ready).chain(others).min()
+        lines.flatten().map(|entry| entry.id()).chain(held).chain(ready).chain(others).min()
     }
 
     /// The first fresh job of each line that nobody has in hand, to see how old it is.
     pub(crate) fn heads(&self) -> Vec<Entry> {
         let heads = self.lines.iter().filter_map(|line| line.fresh.first());
-        heads.filter(|entry| !self.aside.contains_key(&entry.id)).collect()
+        heads.filter(|entry| !self.aside.contains_key(&entry.id())).collect()
     }
 }
 

@@ -21,6 +21,8 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) entry: Entry,
+    /// Bytes of its encoded request.
+    pub(crate) bytes: u64,
     pub(crate) request: Arc<StoredRequest>,
     /// Attempts that have begun.
     pub(crate) attempts: u32,
@@ -71,8 +73,8 @@ pub(crate) enum Step {
 enum Unloadable {
     /// It is settled, or not there: nothing is left to be done.
     Gone,
-    /// Its records cannot be read by this program.
-    Records(CodecError),
+    /// Its records cannot be read by this program; its request has so many bytes.
+    Records(CodecError, u64),
     /// The file cannot be read now.
     Disk(ReadError),
 }
@@ -80,12 +82,6 @@ enum Unloadable {
 impl From<ReadError> for Unloadable {
     fn from(error: ReadError) -> Self {
         Self::Disk(error)
-    }
-}
-
-impl From<CodecError> for Unloadable {
-    fn from(error: CodecError) -> Self {
-        Self::Records(error)
     }
 }
 
@@ -116,7 +112,7 @@ impl Shared {
         if let Some(call) = state.prepared.pop_front() {
             return Step::Call(call);
         }
-        if !state.unwritten.is_empty() {
+        if state.resting || !state.unwritten.is_empty() {
             return Step::Wait(None);
         }
         let picked = state.book.pick(self.clock.now());
@@ -193,7 +189,7 @@ impl Shared {
         let mut state = self.lock();
         let upstream = state.book.target(to);
         if job.entry.has(FRESH) || job.attempts == 0 {
-            state.book.lines[usize::from(job.entry.route)].first = Some(upstream);
+            state.book.lines[job.entry.route()].first = Some(upstream);
         }
         let pace = &mut state.book.targets[upstream].pace;
         match pace.may_call(now) {
@@ -226,15 +222,17 @@ impl Shared {
         let id = job_id(&entry);
         let (hot, known) = {
             let state = self.lock();
-            let carried = state.book.carried(entry.id).map(|c| (c.attempts, c.excused, c.tries, c.from_ms));
-            let doubt = state.book.doubtful(entry.id).map(|d| (d.attempts, d.excused, 0, d.from_ms));
-            (state.hot.get(entry.id), carried.or(doubt))
+            let carried = state.book.carried(entry.id()).map(|c| (c.attempts, c.excused, c.tries, c.from_ms));
+            let doubt = state.book.doubtful(entry.id()).map(|d| (d.attempts, d.excused, 0, d.from_ms));
+            (state.hot.get(entry.id()), carried.or(doubt))
         };
-        let request = match hot {
-            Some(request) => request,
+        let (request, bytes) = match hot {
+            Some((request, bytes)) => (request, bytes as u64),
             None => {
                 let record = self.journal.request(id)?.ok_or(Unloadable::Gone)?;
-                Arc::new(StoredRequest::decode(record)?)
+                let bytes = record.len() as u64;
+                let request = StoredRequest::decode(record).map_err(|e| Unloadable::Records(e, bytes))?;
+                (Arc::new(request), bytes)
             }
         };
         let (attempts, excused, tries, from_ms) = match known {
@@ -246,8 +244,8 @@ impl Shared {
             }
         };
         let known =
-            if request.saga.is_some() { self.known(id, request.head.generation)? } else { Vec::new() };
-        Ok(Job { entry, request, attempts, excused, tries, from_ms, known })
+            if request.saga.is_some() { self.known(id, request.head.generation, bytes)? } else { Vec::new() };
+        Ok(Job { entry, bytes, request, attempts, excused, tries, from_ms, known })
     }
 
     /// The attempts of a job and from when its age counts, as they are on disk.
@@ -263,10 +261,10 @@ impl Shared {
     }
 
     /// What is known of the calls of a saga in this run.
-    fn known(&self, id: JobId, generation: u32) -> Result<Vec<(Place, StoredStep)>, Unloadable> {
+    fn known(&self, id: JobId, generation: u32, bytes: u64) -> Result<Vec<(Place, StoredStep)>, Unloadable> {
         let mut known = Vec::new();
         for step in self.journal.steps(id)? {
-            let stored = StoredStep::decode(step.record)?;
+            let stored = StoredStep::decode(step.record).map_err(|e| Unloadable::Records(e, bytes))?;
             if stored.head.generation == generation {
                 known.push((Place { step: step.step, undo: step.undo }, stored));
             }
@@ -279,27 +277,36 @@ impl Shared {
         match why {
             Unloadable::Gone => {
                 let mut state = self.lock();
-                state.book.settle(entry.id, entry.order);
-                state.book.uncount(entry.bytes.into());
+                state.book.settle(entry.id(), entry.order);
+                // Whoever settled it did not count its bytes off; this is for a file that was changed by hand.
+                state.book.uncount(0);
             }
             Unloadable::Disk(error) => {
-                tracing::error!(job = entry.id, %error, "a queued request cannot be read; it is tried again");
+                tracing::error!(job = entry.id(), %error, "a queued request cannot be read; it is tried again");
                 let at = later(self.clock.now(), UNREADABLE_PAUSE);
                 let mut state = self.lock();
-                let carried = state.book.carried(entry.id).cloned();
+                let carried = state.book.carried(entry.id()).cloned();
                 state.book.put_off(carried.unwrap_or_else(|| Carried::new(entry, 0)), at);
             }
-            Unloadable::Records(error) => {
+            Unloadable::Records(error, bytes) => {
                 let at_ms = self.wall_ms();
                 let text = format!("given up: {error}");
-                tracing::error!(job = entry.id, %error, "a queued request cannot be delivered");
+                tracing::error!(job = entry.id(), %error, "a queued request cannot be delivered");
                 let ended = AttemptRecord { number: 0, began_ms: at_ms, ended_ms: at_ms, status: None, text };
                 let id = job_id(&entry);
                 let state = JobState::Dead;
                 let change =
                     Change::Outcome { id, attempts: 0, at_ms, state, response: None, ended: Some(ended) };
-                let settled =
-                    Settled { entry, state, attempts: 0, at_ms, answer: None, client: None, saga: None };
+                let settled = Settled {
+                    entry,
+                    bytes,
+                    state,
+                    attempts: 0,
+                    at_ms,
+                    answer: None,
+                    client: None,
+                    saga: None,
+                };
                 self.write(change, After::Settled(Box::new(settled)));
             }
         }
@@ -315,7 +322,7 @@ impl State {
         let call = Call {
             id,
             job: job_id(&job.entry),
-            route: self.book.lines[usize::from(job.entry.route)].name.to_string(),
+            route: self.book.lines[job.entry.route()].name.to_string(),
             to: message.to,
             method: message.method,
             path_and_query: message.target,
@@ -375,8 +382,8 @@ pub(crate) fn settle(
         response: answer.as_ref().map(crate::job::Answer::encode),
         ended,
     };
-    let (entry, attempts) = (job.entry, job.attempts);
-    let settled = Settled { entry, state, attempts, at_ms, answer, client: None, saga: None };
+    let (entry, bytes, attempts) = (job.entry, job.bytes, job.attempts);
+    let settled = Settled { entry, bytes, state, attempts, at_ms, answer, client: None, saga: None };
     (change, After::Settled(Box::new(settled)))
 }
 

@@ -148,8 +148,8 @@ impl Keys {
         for part in parts {
             merged.extend(part.entries);
         }
-        // Stable sorting finds the runs that are sorted already.
-        merged.sort();
+        // In place: a sort that is stable takes as much memory again, which is never given back.
+        merged.sort_unstable();
         self.push(merged, newest_ms);
     }
 

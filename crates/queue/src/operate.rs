@@ -320,7 +320,7 @@ impl Shared {
         if becomes == JobState::Waiting {
             let row = JobRow { request_bytes: bytes.unwrap_or(row.request_bytes), ..row.clone() };
             let entry: Entry = entry_of(&mut state.book, &row);
-            state.book.count(entry.bytes.into());
+            state.book.count(row.request_bytes);
             state.book.push(entry);
             return;
         }

@@ -76,7 +76,7 @@ impl Shared {
         let sign = sign(meaning, &outcome);
         let draw = state.dice.draw();
         let pace = &mut state.book.targets[flight.upstream].pace;
-        let closes = pace.end(flight.begun, flight.job.entry.id, sign, now, draw);
+        let closes = pace.end(flight.begun, flight.job.entry.id(), sign, now, draw);
         let outage = sign == Sign::Failing && pace.is_failing();
         if closes {
             state.book.hurry(flight.upstream);
@@ -92,7 +92,7 @@ impl Shared {
         if let After::Settled(settled) = &mut after {
             // From here on the client waits for this answer, also if its time runs out while that is written.
             settled.client =
-                state.waiting.get_mut(&settled.entry.id).and_then(|waiting| waiting.client.take());
+                state.waiting.get_mut(&settled.entry.id()).and_then(|waiting| waiting.client.take());
             if flight.place.is_none() && settings.unwrap_or(&own).idempotent {
                 after = state.tell_early(after);
             }
@@ -115,7 +115,7 @@ impl Shared {
     ) -> (Option<Change>, After) {
         let Flight { job, upstream, .. } = flight;
         let situation =
-            Situation { idempotent: settings.idempotent, waiting: state.has_client(job.entry.id) };
+            Situation { idempotent: settings.idempotent, waiting: state.has_client(job.entry.id()) };
         match judge(came.meaning, situation) {
             Verdict::Done => {
                 // A delivery that went well at once needs no history.
@@ -212,7 +212,7 @@ impl Shared {
             return self.probe_step(job);
         }
         let Some(message) = self.probe_message(&job) else {
-            self.lock().book.probe_later(job.entry.id, 0, None);
+            self.lock().book.probe_later(job.entry.id(), 0, None);
             return Step::Again;
         };
         let Some((upstream, begun)) = self.begin(&job, &Upstream::Default) else { return Step::Again };
@@ -232,7 +232,7 @@ impl Shared {
                 request.settings.attempt_timeout,
             )),
             Err(error) => {
-                tracing::warn!(job = job.entry.id, %error, "a probe cannot be made; an operator has to resolve it");
+                tracing::warn!(job = job.entry.id(), %error, "a probe cannot be made; an operator has to resolve it");
                 None
             }
         }
@@ -252,7 +252,7 @@ impl Shared {
                 let ended = came.record(job.attempts, "probe: ");
                 some(settle(job, JobState::Done, came.at_ms, came.answer().cloned(), Some(ended)))
             }
-            Said::Not if state.is_denied(job.entry.id) => {
+            Said::Not if state.is_denied(job.entry.id()) => {
                 let ended = came.record(job.attempts, "probe: it did not happen: ");
                 let used_up = job.attempts.saturating_sub(job.excused) >= settings.attempts;
                 let too_old = came.at_ms.saturating_sub(job.from_ms) > span_ms(settings.max_age);
@@ -266,13 +266,13 @@ impl Shared {
                     After::PutOff(Box::new(carried(job, *upstream, false)), later(came.now, pause)),
                 )
             }
-            said => (None, self.ask_again(state, job, came, said)),
+            said @ (Said::Not | Said::Nothing) => (None, self.ask_again(state, job, came, said)),
         }
     }
 
     /// A probe has not settled the question: it is asked again, until the job is too old for that.
     pub(crate) fn ask_again(&self, state: &mut State, job: &Job, came: &Came, said: Said) -> After {
-        let id = job.entry.id;
+        let id = job.entry.id();
         let (probes, denials) = state.book.doubtful(id).map_or((0, 0), |doubt| (doubt.probes, doubt.denials));
         let denials = if said == Said::Not { denials + 1 } else { 0 };
         // Its own pause is short where the service has just said no.

@@ -23,7 +23,7 @@ pub(crate) fn pause(attempt: u32, longest: Duration, draw: u64) -> Duration {
     let doubled =
         FIRST_PAUSE.saturating_mul(1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
     let most = whole_ms(doubled.min(longest));
-    Duration::from_millis((u128::from(most + 1) * u128::from(draw) >> 64) as u64)
+    Duration::from_millis(((u128::from(most + 1) * u128::from(draw)) >> 64) as u64)
 }
 
 /// What the end of a call says of its upstream.

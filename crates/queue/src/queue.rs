@@ -34,7 +34,7 @@ pub struct Options {
 /// The queue of an environment. Clones are the same queue; any thread may use it.
 #[derive(Debug, Clone)]
 pub struct Queue {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Queue {
@@ -88,6 +88,13 @@ impl Queue {
     /// queued route there, and the job's own settings hold. For a step of a saga they say nothing.
     pub fn report(&self, call: CallId, outcome: CallOutcome, settings: Option<&QueuedRoute>) {
         self.shared.report(call, outcome, settings);
+    }
+
+    /// From now on no further job is picked: what [`next`](Self::next) still returns was announced on disk before, and
+    /// is to be sent or reported as not sent, so that it is not found half-way at the next start. For a gateway that
+    /// ends, with [`settled`](Self::settled): whatever is announced is returned by `next` once that has come back.
+    pub fn rest(&self) {
+        self.shared.lock().resting = true;
     }
 
     /// Returns once what was reported so far is on disk, or cannot be: for a gateway that ends. Cancel-safe.

@@ -35,17 +35,17 @@ impl Shared {
         let mut book = Book::new(limits.concurrency);
         let mut keys = Keys::default();
         let (mut later, mut doubtful) = (Vec::new(), Vec::new());
-        let mut newest_ms = i64::MIN;
+        let (opened_ms, mut newest_ms) = (clock.wall_ms(), i64::MIN);
         for row in recovered.jobs {
             let row = row.map_err(|error| unreadable(path, &error))?;
             newest_ms = newest_ms.max(row.created_ms);
             if let Some(key) = row.key {
                 keys.insert(KeyHash::from_bytes(key), row.id, row.created_ms);
             }
-            enter(&mut book, row, clock.wall_ms(), &mut later, &mut doubtful);
+            enter(&mut book, row, opened_ms, &mut later, &mut doubtful);
         }
         // A clock that was set back must not put off what is due.
-        let wall_ms = clock.wall_ms().max(newest_ms);
+        let wall_ms = opened_ms.max(newest_ms);
         let now = clock.now();
         let longest = span_ms(limits.longest_pause.max(RETRY_AFTER_LIMIT));
         for Later { entry, due_ms, attempts } in later {
@@ -83,6 +83,7 @@ impl Shared {
             pauses: recovered.paused,
             oldest_created_ms: None,
             tended: crate::tend::Tended::default(),
+            resting: false,
         };
         let shared = Arc::new(Self::new(journal, clock, wall_ms, state));
         shared.doubt_all(doubtful);
@@ -140,7 +141,7 @@ fn enter(book: &mut Book, row: JobRow, wall_ms: i64, later: &mut Vec<Later>, dou
         return;
     }
     let entry = entry_of(book, &row);
-    book.count(entry.bytes.into());
+    book.count(row.request_bytes);
     match row.state {
         JobState::Waiting if row.due_ms > wall_ms => {
             later.push(Later { entry, due_ms: row.due_ms, attempts: row.attempts });
@@ -155,13 +156,7 @@ fn enter(book: &mut Book, row: JobRow, wall_ms: i64, later: &mut Vec<Later>, dou
 
 /// A row as the book knows it.
 pub(crate) fn entry_of(book: &mut Book, row: &JobRow) -> Entry {
-    Entry {
-        id: row.id.0,
-        order: row.order.unwrap_or_default(),
-        bytes: u32::try_from(row.request_bytes).unwrap_or(u32::MAX),
-        route: book.line(&row.route),
-        flags: 0,
-    }
+    Entry::new(row.id.0, book.line(&row.route), row.order.unwrap_or_default())
 }
 
 fn unknown_now(row: &JobRow, at_ms: i64) -> Change {

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, oneshot};
 
 /// Bytes of requests that are kept in memory from when they are accepted to when they are settled. Others are read
 /// from disk when they are due.
-pub(crate) const HOT_BYTES_LIMIT: usize = 4 * 1024 * 1024;
+pub(crate) const HOT_BYTES_LIMIT: usize = 2 * 1024 * 1024;
 /// Encoded settings and sagas that are kept; all are forgotten when there are more, as after some releases.
 const ENCODED_LIMIT: usize = 64;
 /// Outcomes that may wait for room on the disk. While there are any, no call is made, so there are no more than
@@ -70,6 +70,8 @@ pub(crate) struct State {
     pub(crate) pauses: Vec<store::journal::Pause>,
     pub(crate) oldest_created_ms: Option<i64>,
     pub(crate) tended: crate::tend::Tended,
+    /// No further job is picked: [`crate::Queue::rest`].
+    pub(crate) resting: bool,
 }
 
 /// A key whose request is being written, and who waits to see whether it is.
@@ -118,8 +120,9 @@ impl Hot {
         }
     }
 
-    pub(crate) fn get(&self, id: u64) -> Option<Arc<StoredRequest>> {
-        self.requests.get(&id).map(|(request, _)| request.clone())
+    /// A request and how many bytes it has encoded.
+    pub(crate) fn get(&self, id: u64) -> Option<(Arc<StoredRequest>, usize)> {
+        self.requests.get(&id).cloned()
     }
 
     pub(crate) fn remove(&mut self, id: u64) {
@@ -163,6 +166,7 @@ pub(crate) enum After {
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) entry: Entry,
+    pub(crate) bytes: u64,
     pub(crate) state: JobState,
     pub(crate) attempts: u32,
     pub(crate) at_ms: i64,
@@ -272,7 +276,7 @@ impl Shared {
 impl State {
     /// Ends a job; returns those who wait for that.
     fn settle(&mut self, settled: Settled) -> Vec<oneshot::Sender<()>> {
-        let Settled { entry, state, attempts, at_ms, answer, client, saga } = settled;
+        let Settled { entry, bytes, state, attempts, at_ms, answer, client, saga } = settled;
         let counters = &mut self.counters;
         match state {
             JobState::Done => counters.delivered += 1,
@@ -288,10 +292,10 @@ impl State {
             Some(Action::Stuck(_)) => counters.sagas_undo_dead += 1,
             Some(Action::Call(_) | Action::Resolve(_)) | None => {}
         }
-        self.book.settle(entry.id, entry.order);
-        self.book.uncount(entry.bytes.into());
-        self.hot.remove(entry.id);
-        let waiting = self.waiting.remove(&entry.id).unwrap_or_default();
+        self.book.settle(entry.id(), entry.order);
+        self.book.uncount(bytes);
+        self.hot.remove(entry.id());
+        let waiting = self.waiting.remove(&entry.id()).unwrap_or_default();
         if let Some(client) = client.or(waiting.client)
             && client.tell(state, at_ms, attempts, answer)
         {
@@ -353,5 +357,8 @@ fn known<T>(kept: &mut Vec<(Arc<T>, Bytes)>, wanted: &Arc<T>, encode: impl FnOnc
 
 /// A job, for messages.
 pub(crate) fn job_id(entry: &Entry) -> JobId {
-    JobId(entry.id)
+    JobId(entry.id())
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,7 +166,7 @@ impl Shared {
         let (change, after) = match verdict {
             StepVerdict::Done | StepVerdict::Refused => {
                 job.tries = 0;
-                let waiting = state.has_client(job.entry.id);
+                let waiting = state.has_client(job.entry.id());
                 self.go_on_at(state, job, &saga, record, ended, (came.now, came.at_ms), waiting)
             }
             StepVerdict::Again(after) => {
@@ -268,7 +268,7 @@ impl Shared {
         let Some(Action::Resolve(place)) = action else { return self.saga_step(job) };
         let message = self.step_probe_message(&job, place);
         let Some(message) = message.filter(|_| !place.undo) else {
-            self.lock().book.probe_later(job.entry.id, 0, None);
+            self.lock().book.probe_later(job.entry.id(), 0, None);
             return Step::Again;
         };
         let Some((upstream, begun)) = self.begin(&job, &message.to) else { return Step::Again };
@@ -286,7 +286,7 @@ impl Shared {
                 Some(probe_message(job, upstream_of(job, place), target, key, timeout))
             }
             Err(error) => {
-                tracing::warn!(job = job.entry.id, step = step.name, %error, "a probe cannot be made");
+                tracing::warn!(job = job.entry.id(), step = step.name, %error, "a probe cannot be made");
                 None
             }
         }
@@ -303,7 +303,7 @@ impl Shared {
         let Flight { job, .. } = flight;
         let Some(saga) = job.request.saga.clone() else { return (None, After::Nothing) };
         let said = probe_says(came);
-        let denied = said == Said::Not && state.is_denied(job.entry.id);
+        let denied = said == Said::Not && state.is_denied(job.entry.id());
         if said != Said::Happened && !denied {
             return (None, self.ask_again(state, job, came, said));
         }
@@ -321,7 +321,7 @@ impl Shared {
         let answer = if said == Said::Happened { came.answer().cloned() } else { None };
         let ended = came.record(job.attempts, &format!("probe of {}: ", step.name));
         let record = note(job, place, StoredStep { head, answer }, came.at_ms);
-        let waiting = state.has_client(job.entry.id);
+        let waiting = state.has_client(job.entry.id());
         let (change, after) =
             self.go_on_at(state, job, &saga, record, Some(ended), (came.now, came.at_ms), waiting);
         (Some(change), after)

@@ -147,14 +147,20 @@ impl Shared {
     /// The job of a fresh entry, if it is too old. None also where it cannot be read: its turn shows why.
     fn too_old(&self, entry: Entry) -> Option<Job> {
         let id = job_id(&entry);
-        let request = match self.lock().hot.get(entry.id) {
-            Some(request) => request,
-            None => Arc::new(StoredRequest::decode(self.journal.request(id).ok()??).ok()?),
+        let hot = self.lock().hot.get(entry.id());
+        let (request, bytes) = match hot {
+            Some((request, bytes)) => (request, bytes as u64),
+            None => {
+                let record = self.journal.request(id).ok()??;
+                let bytes = record.len() as u64;
+                (Arc::new(StoredRequest::decode(record).ok()?), bytes)
+            }
         };
         let row = self.journal.job(id).ok()??;
         let untouched = row.state == JobState::Waiting && row.attempts == 0;
         let from_ms = row.due_ms.max(request.head.from_ms);
-        let job = Job { entry, request, attempts: 0, excused: 0, tries: 0, from_ms, known: Vec::new() };
+        let job =
+            Job { entry, bytes, request, attempts: 0, excused: 0, tries: 0, from_ms, known: Vec::new() };
         (untouched && self.is_too_old(&job)).then_some(job)
     }
 

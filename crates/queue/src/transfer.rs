@@ -169,7 +169,7 @@ impl Shared {
         for (job, _) in &new {
             let entry = entry_of(&mut state.book, &row_of(job));
             if written.is_err() || !job.state.is_pending() {
-                state.book.uncount(entry.bytes.into());
+                state.book.uncount(job.request.len() as u64);
             }
             if written.is_err() {
                 continue;
@@ -218,6 +218,7 @@ impl Shared {
         batch: &'a [Arrival],
         imported: &mut Imported,
     ) -> Result<(Vec<(NewJob, &'a Arrival)>, Vec<KeyHash>), OperationError> {
+        let now_ms = self.wall_ms();
         let mut state = self.lock();
         let (mut new, mut reserved): (Vec<(NewJob, &Arrival)>, Vec<KeyHash>) = (Vec::new(), Vec::new());
         for arrival in batch {
@@ -238,6 +239,8 @@ impl Shared {
                 return Err(OperationError::Write { cause, done });
             }
             let mut job = arrival.job.clone();
+            // Its age begins anew: what was kept in a file for long is not dead for that.
+            job.due_ms = job.due_ms.max(now_ms);
             job.id = JobId(state.next_id);
             getrandom::fill(&mut job.tag).map_err(|error| OperationError::Malformed(error.to_string()))?;
             state.next_id += 1;

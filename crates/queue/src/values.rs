@@ -177,8 +177,8 @@ impl<'a> Values<'a> {
     /// Whether everything that `template` wants of the request's body is there. What it wants of answers is not
     /// known before there are any.
     pub(crate) fn check(&self, template: &Template) -> Result<(), NoValue> {
-        let of_body = template.names().filter(|name| name.starts_with("body:"));
-        of_body.map(|name| self.get(name).map(drop)).collect()
+        let mut of_body = template.names().filter(|name| name.starts_with("body:"));
+        of_body.try_for_each(|name| self.get(name).map(drop))
     }
 
     /// As [`check`](Self::check), in a document.

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use std::error::Error;
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ type Failure = Box<dyn Error>;
 fn main() -> Result<(), Failure> {
     let folder = std::env::args().nth(1).unwrap_or_else(|| ".".into());
     let folder = tempfile::tempdir_in(folder)?;
+    disk(&folder.path().join("plain"))?;
     let path = folder.path().join("queue.db");
     let (journal, recovered) = Journal::open(&path, JournalOptions::default())?;
     let mut next = recovered.next.0;
@@ -55,10 +57,31 @@ fn main() -> Result<(), Failure> {
     println!("forget: {:.0?}", begun.elapsed());
 
     drop(journal);
-    let cold = reopen(&path, "after an orderly end")?;
-    let left = std::mem::ManuallyDrop::new(cold);
-    Rate::of(&left, &mut next, 64, Duration::from_millis(300), accept)?;
-    drop(reopen(&path, "with a log, beside the last owner")?);
+    let reopened = reopen(&path, "after an orderly end")?;
+    Rate::of(&reopened, &mut next, 64, Duration::from_millis(300), accept)?;
+    reopen(&path, "with a log, beside the last owner")?;
+    Ok(())
+}
+
+/// What the disk can do at all: a file that grows by some bytes, each time with an fsync.
+fn disk(path: &Path) -> Result<(), Failure> {
+    let mut file = std::fs::File::create(path)?;
+    let mut took = Vec::new();
+    let begun = Instant::now();
+    while begun.elapsed() < MEASURED_FOR / 3 {
+        let one = Instant::now();
+        file.write_all(&[b'z'; 64 * 1024])?;
+        file.sync_data()?;
+        took.push(one.elapsed());
+    }
+    took.sort_unstable();
+    let last = took.len() - 1;
+    println!(
+        "64 KiB with fsync: p50 {:.2?}, p99 {:.2?}, longest {:.2?}",
+        took[last / 2],
+        took[last * 99 / 100],
+        took[last]
+    );
     Ok(())
 }
 

@@ -56,6 +56,8 @@ use write::{Prepared, Ready};
 
 /// The most changes of one [`Change::Several`].
 pub const SEVERAL_LIMIT: usize = 1_000;
+/// The longest [`AttemptRecord::text`], in bytes. The rest of a longer one is not kept.
+pub const ATTEMPT_TEXT_LIMIT: usize = 500;
 /// The most jobs that one call of [`Journal::forget`] forgets.
 pub const FORGET_LIMIT: u32 = 1_000;
 /// How many writes may wait for the disk; more get [`WriteError::Busy`].
@@ -121,6 +123,8 @@ pub struct Scan {
     routes: Routes,
     rows: std::vec::IntoIter<JobRow>,
     after: i64,
+    /// What is accepted meanwhile is not among what was found.
+    until: JobId,
     ended: bool,
 }
 
@@ -137,7 +141,8 @@ impl Iterator for Scan {
             }
             let (routes, after) = (&mut self.routes, self.after);
             match self.readers.read(|c| read::after(c, routes, after, SCAN_ROWS)) {
-                Ok(rows) => {
+                Ok(mut rows) => {
+                    rows.truncate(rows.partition_point(|row| row.id < self.until));
                     self.ended = rows.len() < SCAN_ROWS as usize;
                     self.after = rows.last().map_or(after, |row| row.id.0.cast_signed());
                     self.rows = rows.into_iter();
@@ -155,7 +160,7 @@ impl Iterator for Scan {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The file is damaged.
-    #[error("{path} is damaged: {cause}")]
+    #[error("{path} is damaged: {cause}; hint: {REPAIR_HINT}")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -223,6 +228,7 @@ impl Journal {
             routes: Routes::default(),
             rows: Vec::new().into_iter(),
             after: 0,
+            until: next,
             ended: false,
         };
         let reserve = Arc::new(Reserve::new(path, reserve_bytes));
@@ -364,7 +370,8 @@ fn refuse_under_repair(path: &Path) -> Result<(), OpenError> {
 /// Takes the ownership.
 fn take(connection: &mut Connection) -> Result<i64, Fault> {
     let t = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let epoch = read::meta(&t, "epoch")? + 1;
+    let newest = read::meta(&t, "epoch")?;
+    let epoch = newest.checked_add(1).ok_or_else(|| Fault::Wrong(format!("the epoch is {newest}")))?;
     t.execute("UPDATE meta SET value = ?1 WHERE key = 'epoch'", [epoch])?;
     t.commit()?;
     Ok(epoch)

@@ -128,7 +128,7 @@ impl Trip<'_> {
         loop {
             let (mut line, key) = match self.connection(&mut tries).await {
                 Ok(Reached::Instance(line, key)) => (line, key),
-                Ok(Reached::External(remote)) => return self.to_external(&remote).await,
+                Ok(Reached::External(remote)) => return self.call_external(&remote).await,
                 Err(came) => return came,
             };
             let way = self.way.as_ref().expect("an instance is held under a claim");
@@ -239,7 +239,10 @@ impl Trip<'_> {
                     let pinned = self.pinned(&target).is_some();
                     if left || !others || pinned || tries.connects >= CONNECT_TRIES {
                         self.elsewhere(tries, || {
-                            Refusal::new(Fault::ConnectFailed, format!("no instance takes a connection: {cause}"))
+                            Refusal::new(
+                                Fault::ConnectFailed,
+                                format!("no instance takes a connection: {cause}"),
+                            )
                         })?;
                     }
                 }
@@ -299,7 +302,7 @@ impl Trip<'_> {
     }
 
     /// An external gets nothing that says who the client is: no credentials, no cookies, no addresses.
-    async fn to_external(&mut self, remote: &Remote) -> Came {
+    async fn call_external(&mut self, remote: &Remote) -> Came {
         // It is nobody's stamp.
         self.way = None;
         sent::for_strangers(&mut self.fields);
@@ -312,7 +315,9 @@ impl Trip<'_> {
                 Some(line) => line,
                 None => match remote.external.connect().await {
                     Ok(line) => line,
-                    Err(cause) => return Came::NotSent(Fault::ConnectFailed, format!("no connection: {cause}")),
+                    Err(cause) => {
+                        return Came::NotSent(Fault::ConnectFailed, format!("no connection: {cause}"));
+                    }
                 },
             };
             self.sent = true;

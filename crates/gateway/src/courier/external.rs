@@ -129,7 +129,9 @@ mod tests {
             assert_eq!((external.name.as_str(), external.port), (name, port), "{url}");
             assert_eq!((external.authority.to_str().unwrap(), external.prefix.as_str()), (authority, prefix));
         }
-        for bad in ["", "pay.example", "/path", "ftp://pay.example", "http://u:p@pay.example", "http://a/?b=c"] {
+        for bad in
+            ["", "pay.example", "/path", "ftp://pay.example", "http://u:p@pay.example", "http://a/?b=c"]
+        {
             assert!(External::read(bad).is_err(), "{bad}");
         }
     }

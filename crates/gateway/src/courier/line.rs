@@ -95,7 +95,8 @@ async fn gather(response: Response<Incoming>) -> Result<Gathered, Failure> {
     let told = rest.size_hint().exact().unwrap_or_default();
     body.reserve(usize::try_from(told).unwrap_or(usize::MAX).min(DELIVERY_ANSWER_BYTES));
     while let Some(frame) = rest.frame().await {
-        let frame = frame.map_err(|cause| Failure::Unknown(format!("its answer broke off: {}", why(&cause))))?;
+        let frame =
+            frame.map_err(|cause| Failure::Unknown(format!("its answer broke off: {}", why(&cause))))?;
         // Trailers have no place in an answer that is given again.
         let Ok(data) = frame.into_data() else { continue };
         let room = DELIVERY_ANSWER_BYTES - body.len();
@@ -156,7 +157,12 @@ impl Lines {
 }
 
 /// Keeps `line` for other requests once it is ready for one.
-pub(crate) async fn keep(lines: &std::cell::RefCell<Lines>, key: u64, mut line: Line, now_ms: impl Fn() -> u64) {
+pub(crate) async fn keep(
+    lines: &std::cell::RefCell<Lines>,
+    key: u64,
+    mut line: Line,
+    now_ms: impl Fn() -> u64,
+) {
     if line.is_ready().await {
         lines.borrow_mut().put(key, line, now_ms());
     }

@@ -61,7 +61,12 @@ pub(crate) fn render(desk: &Desk, text: &mut String) {
     metric(text, "queue_oldest_seconds", "gauge", "How long ago the oldest of them was accepted.");
     let oldest = format!("{}.{:03}", status.oldest_ms / 1000, status.oldest_ms % 1000);
     sample(text, "queue_oldest_seconds", "", oldest);
-    metric(text, "queue_breaker_open", "gauge", "By upstream: 1 while no calls are made, 0.5 while one tries.");
+    metric(
+        text,
+        "queue_breaker_open",
+        "gauge",
+        "By upstream: 1 while no calls are made, 0.5 while one tries.",
+    );
     for upstream in &status.upstreams {
         let value = match upstream.breaker {
             Breaker::Closed => "0",

@@ -97,11 +97,9 @@ fn claim(credentials: &[u8], name: &str) -> Option<Vec<u8>> {
     }
     let payload = token.trim_ascii().split(|b| *b == b'.').nth(1)?;
     let claims: serde_json::Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
-    match claims.get(name)? {
-        serde_json::Value::Null => None,
-        serde_json::Value::String(text) => Some(text.clone().into_bytes()),
-        other => Some(other.to_string().into_bytes()),
-    }
+    let claim = claims.get(name).filter(|claim| !claim.is_null())?;
+    let text = claim.as_str().map_or_else(|| claim.to_string(), str::to_owned);
+    Some(text.into_bytes())
 }
 
 #[cfg(test)]

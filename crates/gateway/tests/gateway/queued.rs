@@ -16,7 +16,7 @@ use model::queue::QueuedRoute;
 use model::workload::Route;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The stamp with `POST /orders` queued. Answers are waited for as long as a test is patient, so that only what is to
 /// be 202 is.
@@ -86,6 +86,20 @@ pub(crate) fn becomes(gateway: &Gateway, location: &str, state: &str) -> Value {
         let job = json(&gateway.get(location));
         (job["state"] == state).then_some(job)
     })
+}
+
+/// Waits until the service has answered for good.
+pub(crate) fn delivered(gateway: &Gateway, location: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = gateway.get(location);
+        if answer.status == 303 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not delivered: {}", answer.text());
+        // waits on a condition
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Speaks to the gateway as operators do.

@@ -39,8 +39,18 @@ pub struct Crowd {
     pub buyers: usize,
     /// Each buyer's orders. None: until they are stopped.
     pub orders: Option<usize>,
-    /// Of two orders, the second one does not wait for its answer (RFC 7240, `respond-async`).
-    pub hurried: bool,
+    /// Which orders do not wait for their answer (RFC 7240, `respond-async`).
+    pub hurried: Hurried,
+    /// What they order, by buyer and number.
+    pub order: fn(usize, usize) -> String,
+}
+
+/// Of a buyer's orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hurried {
+    None,
+    EverySecond,
+    All,
 }
 
 /// Buyers, until they are stopped or have enough.
@@ -59,7 +69,14 @@ impl Buyers {
                 let mut sales = Vec::new();
                 while !stop.load(Ordering::Relaxed) && crowd.orders.is_none_or(|orders| sales.len() < orders)
                 {
-                    sales.push(buy(address, buyer, sales.len(), crowd.hurried && sales.len() % 2 == 1));
+                    let hurried = match crowd.hurried {
+                        Hurried::None => false,
+                        Hurried::EverySecond => sales.len() % 2 == 1,
+                        Hurried::All => true,
+                    };
+                    let key = format!("b{buyer}-{}", sales.len());
+                    let order = (crowd.order)(buyer, sales.len());
+                    sales.push(buy(address, buyer, key, &order, hurried));
                     acknowledged.fetch_add(1, Ordering::Relaxed);
                 }
                 sales
@@ -103,15 +120,19 @@ impl Drop for Buyers {
 }
 
 /// Asks until the order is acknowledged, each time with the same key.
-fn buy(address: SocketAddr, buyer: usize, number: usize, hurried: bool) -> Sale {
-    let reference = format!("b{buyer}-{number}");
-    let order = order(&format!("buyer {buyer}"), &reference);
+fn buy(address: SocketAddr, buyer: usize, reference: String, order: &str, hurried: bool) -> Sale {
+    // As a browser that was here before: it stays with one release while users shift.
+    let cookie = format!("mainstay-affinity={buyer:016x}");
     let deadline = Instant::now() + PATIENCE;
-    let mut fields = vec![("content-type", "application/json"), ("idempotency-key", reference.as_str())];
+    let mut fields = vec![
+        ("content-type", "application/json"),
+        ("idempotency-key", reference.as_str()),
+        ("cookie", cookie.as_str()),
+    ];
     fields.extend(hurried.then_some(("prefer", "respond-async")));
     let mut repeated = false;
     loop {
-        let came = send(address, "POST", "/api/orders", &fields, &order);
+        let came = send(address, "POST", "/api/orders", &fields, order);
         match came.as_ref().ok().and_then(told) {
             Some(told) => return Sale { told, repeated, reference },
             None => assert!(
@@ -131,6 +152,11 @@ fn told(answer: &Answer) -> Option<Told> {
         202 => Some(Told::Accepted(answer.field("location")?.to_owned())),
         status => Some(Told::Answer(status)),
     }
+}
+
+/// Each order has a reference of its own, which is its key.
+pub fn one_by_one(buyer: usize, number: usize) -> String {
+    order(&format!("buyer {buyer}"), &format!("b{buyer}-{number}"))
 }
 
 /// The body of an order of one piece.
@@ -259,20 +285,30 @@ pub fn assert_all_are_there_once(environment: &Environment, sales: &[Vec<Sale>])
     sales.iter().map(Vec::len).sum()
 }
 
-/// The answer of every sale that was accepted with 202 is found where its buyer was told; its statuses, with how often.
-pub fn answers(environment: &Environment, sales: &[Vec<Sale>]) -> BTreeMap<u16, usize> {
-    let mut statuses = BTreeMap::new();
-    for sale in sales.iter().flatten() {
-        let status = match &sale.told {
-            Told::Answer(status) => *status,
-            Told::Accepted(location) => {
-                let job = get(environment.address, location).expect("the gateway answers");
-                assert_eq!(job.status, 303, "{sale:?}: {job:?}");
-                let there = job.field("location").expect("an address");
-                get(environment.address, there).expect("the gateway answers").status
-            }
-        };
-        *statuses.entry(status).or_insert(0) += 1;
+/// The answer that a sale had in the end: where it was accepted with 202, it is found where its buyer was told. A job
+/// without one is told by its state.
+pub fn answer(environment: &Environment, sale: &Sale) -> Result<u16, String> {
+    let location = match &sale.told {
+        Told::Answer(status) => return Ok(*status),
+        Told::Accepted(location) => location,
+    };
+    let ask = |path: &str| wait_until("the gateway answers", || get(environment.address, path).ok());
+    let job = ask(location);
+    match job.status {
+        303 => Ok(ask(job.field("location").expect("an address")).status),
+        200 => {
+            let body: Value = serde_json::from_str(&job.body).expect("JSON");
+            Err(body["state"].as_str().expect("a state").to_owned())
+        }
+        other => panic!("{sale:?}: its job answers {other}: {job:?}"),
     }
-    statuses
+}
+
+/// How often there was which answer.
+pub fn answers(environment: &Environment, sales: &[Vec<Sale>]) -> BTreeMap<Result<u16, String>, usize> {
+    let mut counts = BTreeMap::new();
+    for sale in sales.iter().flatten() {
+        *counts.entry(answer(environment, sale)).or_insert(0) += 1;
+    }
+    counts
 }

@@ -1,7 +1,8 @@
 //! A database that goes away in mid-traffic: locked, stopped, killed. Checkouts go on.
 
 use crate::buyers::{
-    Buyers, Crowd, Traces, answers, assert_all_are_there_once, count, depth, drained, queue_is, traces,
+    Buyers, Crowd, Hurried, Traces, answers, assert_all_are_there_once, count, depth, drained, one_by_one,
+    queue_is, traces,
 };
 use crate::stage::{self, MAINSTAY, Shop, assert_settled};
 use serde_json::Value;
@@ -14,7 +15,7 @@ const MEANWHILE: usize = 40;
 /// So many jobs wait then: each buyer has one under way at least, and those who do not wait have more.
 const BACKLOG: u64 = 20;
 
-const CROWD: Crowd = Crowd { buyers: 8, orders: None, hurried: true };
+const CROWD: Crowd = Crowd { buyers: 8, orders: None, hurried: Hurried::EverySecond, order: one_by_one };
 
 /// A shop whose checkout is a saga, with its orders in a database of this kind.
 fn shop(store: &str) -> Environment {
@@ -53,7 +54,7 @@ fn goes_away<Away>(environment: &Environment, away: impl FnOnce() -> Away, back:
     for (reference, traces) in traces(environment, &sales) {
         assert_eq!(traces, Traces::COMPLETE, "{reference}");
     }
-    assert_eq!(answers(environment, &sales).into_iter().collect::<Vec<_>>(), [(201, orders)]);
+    assert_eq!(answers(environment, &sales).into_iter().collect::<Vec<_>>(), [(Ok(201), orders)]);
 
     for all in ["accepted", "delivered"] {
         assert_eq!(count(&status, all) - count(&before, all), orders, "{all}: {status}");

@@ -207,6 +207,8 @@ fn what_may_have_happened_is_not_sent_again_and_an_operator_says_what_became_of_
     assert_ne!(again.code, 0, "a job that is done has nothing to be resolved: {again:?}");
     let log = environment.mainstay(&["--json", "queue", "log", "here"]).ok().json();
     let resolved = log["operations"].as_array().expect("operations").iter();
-    assert_eq!(resolved.filter(|one| one["verb"] == "resolve").count(), unknown.len().min(500), "{log}");
+    let resolved =
+        resolved.filter(|one| one["verb"].as_str().is_some_and(|verb| verb.starts_with("resolve")));
+    assert_eq!(resolved.count(), unknown.len().min(500), "{log}");
     assert!(queue(&environment).is_some());
 }

@@ -31,7 +31,7 @@ impl Lanes {
             return true;
         }
         let lane = self.held.entry(entry.order);
-        lane.or_insert(Lane { holder: entry.id, behind: VecDeque::new() }).holder == entry.id
+        lane.or_insert(Lane { holder: entry.id(), behind: VecDeque::new() }).holder == entry.id()
     }
 
     /// Puts a job behind the one that holds its value.
@@ -46,7 +46,7 @@ impl Lanes {
         let lane = self.held.get_mut(&order).filter(|lane| lane.holder == id)?;
         match lane.behind.pop_front() {
             Some(next) => {
-                lane.holder = next.id;
+                lane.holder = next.id();
                 Some(next)
             }
             None => {

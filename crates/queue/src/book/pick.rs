@@ -61,12 +61,12 @@ impl Book {
                     .or_else(|| self.pick_ready(upstream, &mut looks)),
             };
             if let Some(entry) = found {
-                self.busy.insert(entry.id, ());
+                self.busy.insert(entry.id(), ());
                 return Pick::Job(Picked { entry, upstream: Some(upstream) });
             }
         }
         if let Some(entry) = self.pick_from_lines(None, &mut looks) {
-            self.busy.insert(entry.id, ());
+            self.busy.insert(entry.id(), ());
             return Pick::Job(Picked { entry, upstream: None });
         }
         if looks == 0 { Pick::More } else { Pick::Wait(wake) }
@@ -111,7 +111,7 @@ impl Book {
     /// Lets through what nobody has in hand, what is not paused, and what no other job of its value is before.
     fn pass(&mut self, upstream: Option<UpstreamIndex>, entry: Entry) -> Option<Entry> {
         let entry = self.sieve(upstream, entry)?;
-        let line = &mut self.lines[usize::from(entry.route)];
+        let line = &mut self.lines[entry.route()];
         if line.paused {
             line.held.push((upstream, entry));
             return None;
@@ -164,7 +164,7 @@ impl Book {
     fn queue_up(&mut self, entry: Entry, upstream: Option<UpstreamIndex>) {
         match upstream {
             Some(upstream) => self.targets[upstream].ready.push_back(entry),
-            None => self.lines[usize::from(entry.route)].again.push_back(entry),
+            None => self.lines[entry.route()].again.push_back(entry),
         }
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 fn entry(book: &mut Book, id: u64, order: u64, route: &str) -> Entry {
-    Entry { id, order, bytes: 1, route: book.line(route), flags: FRESH }
+    Entry::new(id, book.line(route), order).with(FRESH)
 }
 
 fn pick(book: &mut Book, now: Moment) -> Option<Entry> {
@@ -26,15 +26,15 @@ fn what_somebody_has_in_hand_is_left_alone() {
     }
     assert!(book.claim(1) && book.claim(2) && !book.claim(1));
     // The first two are in hand, so the third holds their value.
-    assert_eq!(pick(&mut book, 0).unwrap().id, 3);
+    assert_eq!(pick(&mut book, 0).unwrap().id(), 3);
     assert!(!book.claim(3), "it is under way");
     assert_eq!(pick(&mut book, 0), None);
     book.remove_claimed(1, 9);
     book.unclaim(2);
     book.settle(3, 9);
-    assert_eq!(pick(&mut book, 0).unwrap().id, 4, "it was behind the third already");
+    assert_eq!(pick(&mut book, 0).unwrap().id(), 4, "it was behind the third already");
     book.settle(4, 9);
-    assert_eq!(pick(&mut book, 0).unwrap().id, 2);
+    assert_eq!(pick(&mut book, 0).unwrap().id(), 2);
     book.settle(2, 9);
     assert_eq!(pick(&mut book, 0), None);
 }
@@ -53,15 +53,15 @@ fn a_paused_route_holds_up_itself_alone() {
         let entry = entry(&mut book, id, 0, route);
         book.push(entry);
     }
-    book.pause(first.route, true);
-    assert_eq!(pick(&mut book, 10).unwrap().id, 2);
+    book.pause(first.route() as RouteIndex, true);
+    assert_eq!(pick(&mut book, 10).unwrap().id(), 2);
     assert_eq!(pick(&mut book, 10), None);
-    book.pause(first.route, false);
-    assert_eq!(pick(&mut book, 10).map(|e| e.id), Some(1), "what was attempted goes first");
+    book.pause(first.route() as RouteIndex, false);
+    assert_eq!(pick(&mut book, 10).map(|e| e.id()), Some(1), "what was attempted goes first");
     book.paused = true;
     assert_eq!(pick(&mut book, 10), None);
     book.paused = false;
-    assert_eq!(pick(&mut book, 10).map(|e| e.id), Some(3));
+    assert_eq!(pick(&mut book, 10).map(|e| e.id()), Some(3));
 }
 
 #[test]
@@ -81,10 +81,10 @@ fn an_upstream_that_does_not_work_holds_up_itself_alone() {
         let entry = entry(&mut book, id, 0, route);
         book.push(entry);
     }
-    assert_eq!(pick(&mut book, 0).unwrap().id, 2);
-    assert_eq!(pick(&mut book, 0).unwrap().id, 3);
+    assert_eq!(pick(&mut book, 0).unwrap().id(), 2);
+    assert_eq!(pick(&mut book, 0).unwrap().id(), 3);
     assert_eq!(book.pick(0), Pick::Wait(Some(500)), "it is tried again then");
-    assert_eq!(pick(&mut book, 500).unwrap().id, 1);
+    assert_eq!(pick(&mut book, 500).unwrap().id(), 1);
 }
 
 #[test]
@@ -145,7 +145,7 @@ proptest! {
                     let at_once = book.go_at_once(&entry, upstream, now);
                     if at_once {
                         under_way.push(entry);
-                        begun.entry(order).or_default().push(entry.id);
+                        begun.entry(order).or_default().push(entry.id());
                     } else {
                         book.push(entry);
                     }
@@ -153,10 +153,10 @@ proptest! {
                 2 if !last => now += 3,
                 _ => {
                     if let Some(entry) = pick(book, now) {
-                        prop_assert!(!under_way.iter().any(|other| other.id == entry.id));
+                        prop_assert!(!under_way.iter().any(|other| other.id() == entry.id()));
                         let first = begun.entry(entry.order).or_default();
-                        if !first.contains(&entry.id) {
-                            first.push(entry.id);
+                        if !first.contains(&entry.id()) {
+                            first.push(entry.id());
                         }
                         under_way.push(entry);
                     }
@@ -171,8 +171,8 @@ proptest! {
                 let fate = [Fate::Settle, Fate::PutOff, Fate::Doubt, Fate::GiveBack][usize::from(fate)];
                 match fate {
                     Fate::Settle => {
-                        book.settle(entry.id, entry.order);
-                        prop_assert!(settled.insert(entry.id), "settled twice");
+                        book.settle(entry.id(), entry.order);
+                        prop_assert!(settled.insert(entry.id()), "settled twice");
                     }
                     Fate::PutOff => {
                         let mut carried = Carried::new(entry, 1);

@@ -10,7 +10,7 @@ fn pauses_double_and_any_share_is_drawn() {
     {
         assert_eq!(pause(attempt, LONGEST, 0), Duration::ZERO);
         assert_eq!(pause(attempt, LONGEST, u64::MAX), Duration::from_millis(most), "{attempt}");
-        assert_eq!(pause(attempt, LONGEST, 1 << 63).as_millis() as u64, (most + 1) / 2);
+        assert_eq!(pause(attempt, LONGEST, 1 << 63).as_millis() as u64, most.div_ceil(2));
     }
     assert_eq!(pause(5, Duration::ZERO, u64::MAX), Duration::ZERO);
 }

@@ -18,7 +18,10 @@ async fn a_client_that_waits_gets_the_services_answer() {
         let name = ticket.name();
         let waits = tokio::spawn(ticket.wait(WAIT));
         let call = stage.call().await;
-        assert_eq!((call.job, call.to.clone(), call.attempt, call.probe), (JobId(1), Upstream::Default, 1, false));
+        assert_eq!(
+            (call.job, call.to.clone(), call.attempt, call.probe),
+            (JobId(1), Upstream::Default, 1, false)
+        );
         assert_eq!((call.path_and_query.as_str(), &call.body[..]), ("/orders?a=b", &b"{}"[..]));
         assert_eq!((call.user, call.timeout), (Some(3), Duration::from_secs(30)));
         assert_eq!(call.fields.len(), 2);
@@ -67,7 +70,9 @@ async fn names_are_not_guessed() {
     wrong.tag.0[15] ^= 1;
     assert_eq!(stage.queue.job(wrong).await.unwrap(), None);
     assert_eq!(stage.queue.wait(wrong, WAIT).await.unwrap(), None);
-    assert!(stage.queue.is_past(JobId(1)) && !stage.queue.is_past(JobId(2)) && !stage.queue.is_past(JobId(0)));
+    assert!(
+        stage.queue.is_past(JobId(1)) && !stage.queue.is_past(JobId(2)) && !stage.queue.is_past(JobId(0))
+    );
 }
 
 #[tokio::test]
@@ -296,7 +301,9 @@ async fn a_probe_tells_what_happened() {
 
 #[tokio::test]
 async fn found_under_way_it_is_sent_again_with_a_key_and_unknown_without() {
-    for (settings, expected) in [(idempotent(), JobState::Waiting), (QueuedRoute::default(), JobState::Unknown)] {
+    for (settings, expected) in
+        [(idempotent(), JobState::Waiting), (QueuedRoute::default(), JobState::Unknown)]
+    {
         let stage = Stage::new();
         let name = stage.enqueue(request(settings, "{}")).await;
         let first = stage.call().await;
@@ -331,9 +338,12 @@ async fn a_client_that_goes_changes_nothing() {
     let stage = Stage::new();
     drop(stage.accept(request(idempotent(), "gone")).await);
     let queue = stage.queue.clone();
-    let submits = tokio::spawn(async move { queue.submit(request(idempotent(), "gone before it is on disk")).await });
+    let submits =
+        tokio::spawn(async move { queue.submit(request(idempotent(), "gone before it is on disk")).await });
     tokio::task::yield_now().await;
     submits.abort();
+    // It is either over or gone.
+    let _ = submits.await;
     let mut bodies = Vec::new();
     while bodies.len() < 2 {
         let call = stage.call().await;
@@ -341,7 +351,11 @@ async fn a_client_that_goes_changes_nothing() {
         bodies.push(call.body);
     }
     stage.settled().await;
-    assert_eq!((stage.counters().accepted, stage.counters().rejected), (2, 2), "nobody has heard of the refusal");
+    assert_eq!(
+        (stage.counters().accepted, stage.counters().rejected),
+        (2, 2),
+        "nobody has heard of the refusal"
+    );
     assert_eq!(stage.counters().answered_directly + stage.counters().answered_202, 0);
 }
 
@@ -360,7 +374,9 @@ async fn a_full_queue_says_so_and_takes_more_once_it_is_not() {
 
     let stage = Stage::with(QueueLimits { bytes: 1_000, ..QueueLimits::default() }, 0);
     let large = "x".repeat(900);
-    let Submitted::Full(full) = stage.submit(request(idempotent(), &large)).await else { panic!("it is full") };
+    let Submitted::Full(full) = stage.submit(request(idempotent(), &large)).await else {
+        panic!("it is full")
+    };
     assert!(matches!(full.why, FullWhy::Bytes { bytes: 0, limit: 1_000 }), "{full:?}");
     assert_eq!((stage.counters().refused, stage.queue.status().depth), (1, 0));
 }
@@ -393,4 +409,28 @@ async fn who_is_overtaken_does_nothing_any_more() {
     let again = stage.call().await;
     stage.report(&again, answered(200, "once"));
     assert_eq!(stage.answer(name).await, Some((200, Bytes::from_static(b"once"))));
+}
+
+/// A gateway that ends sends nothing more, and what it had announced is not found half-way by the next one.
+#[tokio::test]
+async fn a_queue_at_rest_leaves_nothing_half_way() {
+    let stage = Stage::new();
+    let announced = stage.enqueue(request(QueuedRoute::default(), "1")).await;
+    stage.queue.rest();
+    let later = stage.enqueue(request(QueuedRoute::default(), "2")).await;
+    while let Some(call) = stage.due().await {
+        assert_eq!(call.job, announced.id);
+        stage.report(&call, not_sent());
+    }
+    stage.settled().await;
+    let stage = stage.kill();
+    assert_eq!(stage.queue.status().unknown_now, 0);
+    let mut sent = Vec::new();
+    stage
+        .play(Duration::from_secs(10), |call| {
+            sent.push((call.job, call.attempt));
+            answered(200, "")
+        })
+        .await;
+    assert_eq!(sent, [(announced.id, 1), (later.id, 1)]);
 }

@@ -66,7 +66,8 @@ async fn keys_are_of_a_principal_or_of_a_route_and_its_credentials() {
     let first = stage.enqueue(of("ann", keyed(named(), "{}", "k"))).await;
     let second = stage.enqueue(of("bob", keyed(named(), "{}", "k"))).await;
     assert_ne!(first, second);
-    let fresh = Submission { credentials: Bytes::from_static(b"new token"), ..of("ann", keyed(named(), "{}", "k")) };
+    let fresh =
+        Submission { credentials: Bytes::from_static(b"new token"), ..of("ann", keyed(named(), "{}", "k")) };
     assert!(matches!(stage.submit(fresh).await, Submitted::Repeated(_)), "a refreshed token is no new order");
 
     let with = |credentials: &'static str, key| Submission {

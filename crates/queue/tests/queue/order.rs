@@ -28,7 +28,7 @@ async fn one_after_the_other_for_each_customer() {
             stage.enqueue(of(who, idempotent(), n)).await;
         }
     }
-    let mut first = vec![stage.call().await, stage.call().await];
+    let mut first = [stage.call().await, stage.call().await];
     assert!(stage.due().await.is_none(), "one of each is under way");
     first.sort_by_key(customer);
     assert_eq!(customer(&first[0]), "ann");
@@ -98,7 +98,10 @@ async fn an_unknown_one_holds_up_the_next_for_a_while() {
 #[tokio::test]
 async fn a_scheduled_one_is_in_order_from_its_time_on() {
     let stage = Stage::new();
-    let later = |n, after| Submission { deliver_after: Some(Duration::from_secs(after)), ..of("ann", idempotent(), n) };
+    let later = |n, after| Submission {
+        deliver_after: Some(Duration::from_secs(after)),
+        ..of("ann", idempotent(), n)
+    };
     stage.enqueue(later(0, 100)).await;
     stage.enqueue(later(1, 50)).await;
     stage.enqueue(of("ann", idempotent(), 2)).await;

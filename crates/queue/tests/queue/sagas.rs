@@ -16,7 +16,8 @@ fn template(text: &str) -> Template {
 }
 
 fn call(method: Method, to: &str, path: &str, json: Option<&str>) -> SagaCall {
-    let json = json.map(|text| JsonTemplate::Table(BTreeMap::from([("of".into(), JsonTemplate::Text(template(text)))])));
+    let json = json
+        .map(|text| JsonTemplate::Table(BTreeMap::from([("of".into(), JsonTemplate::Text(template(text)))])));
     SagaCall { method, to: ComponentName::new(to).unwrap(), path: template(path), json }
 }
 
@@ -59,7 +60,13 @@ fn sale(saga: &Saga) -> Submission {
 }
 
 fn line(call: &Call) -> String {
-    format!("{} {}:{} {}", call.method.as_str(), call.to, call.path_and_query, String::from_utf8_lossy(&call.body))
+    format!(
+        "{} {}:{} {}",
+        call.method.as_str(),
+        call.to,
+        call.path_and_query,
+        String::from_utf8_lossy(&call.body)
+    )
 }
 
 /// Says yes, with an id for each kind of thing.
@@ -102,7 +109,8 @@ async fn every_step_and_the_answer_of_the_named_one() {
     assert_eq!((view.state, answer.status, &answer.body[..]), (JobState::Done, 201, &br#"{"id":17}"#[..]));
     assert_eq!(stage.counters().sagas_complete, 1);
     let history = stage.queue.show(view.name.id).await.unwrap();
-    let steps: Vec<(&str, &str)> = history.steps.iter().map(|step| (step.name.as_str(), step.state)).collect();
+    let steps: Vec<(&str, &str)> =
+        history.steps.iter().map(|step| (step.name.as_str(), step.state)).collect();
     assert_eq!(steps, [("charge", "done"), ("record", "done"), ("ship", "done")]);
 }
 
@@ -124,7 +132,8 @@ async fn a_refused_step_undoes_those_before_it_in_reverse() {
     assert_eq!((status, &problem["step"], &problem["status"]), (409, &"ship".into(), &409.into()));
     assert_eq!(problem["type"], "urn:mainstay:problem:saga-undone");
     // Retried, it begins anew: the calls have other keys, or they would be answered as before.
-    let before: Vec<String> = stage.queue.show(name.id).await.unwrap().steps.iter().map(|s| s.name.clone()).collect();
+    let before: Vec<String> =
+        stage.queue.show(name.id).await.unwrap().steps.iter().map(|s| s.name.clone()).collect();
     assert_eq!(before.len(), 5);
     assert_eq!(stage.queue.retry(Selection::Jobs(vec![name.id]), 0).await.unwrap(), 1);
     let stage = stage.kill();
@@ -155,7 +164,8 @@ async fn a_client_that_waits_hears_which_step_failed() {
 async fn past_a_pivot_there_is_no_way_but_on() {
     let mut saga = checkout();
     saga.steps[1].undo = None;
-    let stage = Stage::with(QueueLimits { longest_pause: Duration::from_secs(1), ..QueueLimits::default() }, 0);
+    let stage =
+        Stage::with(QueueLimits { longest_pause: Duration::from_secs(1), ..QueueLimits::default() }, 0);
     let name = stage.enqueue(sale(&saga)).await;
     let mut labels = 0;
     let mut upstream = |call: &Call| match call.path_and_query.as_str() {
@@ -204,7 +214,10 @@ async fn what_is_in_doubt_is_resolved_before_anything_is_undone() {
     let stage = Stage::new();
     let name = stage.enqueue(sale(&saga)).await;
     stage
-        .play(Duration::from_secs(60), |call| if call.path_and_query == "/labels" { broken() } else { yes(call) })
+        .play(
+            Duration::from_secs(60),
+            |call| if call.path_and_query == "/labels" { broken() } else { yes(call) },
+        )
         .await;
     assert_eq!(stage.state(name).await, JobState::Unknown);
     let stage = stage.kill();
@@ -311,9 +324,7 @@ async fn nothing_is_lost_while_the_first_upstream_is_away() {
     stage.play(Duration::from_secs(600), |_| not_sent()).await;
     assert_eq!(stage.state(name).await, JobState::Waiting);
     stage
-        .play(Duration::from_secs(120), |call| {
-            if std::mem::take(&mut away) { not_sent() } else { yes(call) }
-        })
+        .play(Duration::from_secs(120), |call| if std::mem::take(&mut away) { not_sent() } else { yes(call) })
         .await;
     assert_eq!(stage.state(name).await, JobState::Done);
 }
@@ -375,7 +386,10 @@ async fn killed_at_every_call_it_happens_or_is_undone() {
                 let expected = if refused.is_none() { JobState::Done } else { JobState::Rejected };
                 assert_eq!(stage.state(name).await, expected, "{refused:?} {killed_at}");
                 world.is_whole_or_nothing(1);
-                assert_eq!(world.count("POST api:/orders") - world.count("DELETE api"), usize::from(refused.is_none()));
+                assert_eq!(
+                    world.count("POST api:/orders") - world.count("DELETE api"),
+                    usize::from(refused.is_none())
+                );
             }
         }
     }

@@ -125,8 +125,11 @@ async fn torture(settings: QueuedRoute, seed: u64) {
     if settings.idempotent && settings.order_by.is_some() {
         for customer in 0..3 {
             let prefix = format!(r#"{{"c":{customer},"#);
-            let number = |line: &String| -> u32 { line.rsplit(':').next().unwrap().trim_end_matches('}').parse().unwrap() };
-            let numbers: Vec<u32> = service.order.iter().filter(|line| line.starts_with(&prefix)).map(number).collect();
+            let number = |line: &String| -> u32 {
+                line.rsplit(':').next().unwrap().trim_end_matches('}').parse().unwrap()
+            };
+            let numbers: Vec<u32> =
+                service.order.iter().filter(|line| line.starts_with(&prefix)).map(number).collect();
             assert!(numbers.is_sorted(), "{numbers:?}, seed {seed}");
         }
     }

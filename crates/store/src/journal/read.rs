@@ -79,7 +79,7 @@ impl From<Fault> for WriteError {
 }
 
 /// A column of the type that it should have.
-fn column<'r, T: FromSql>(row: &'r Row<'_>, i: usize) -> Result<T, Fault> {
+fn column<T: FromSql>(row: &Row<'_>, i: usize) -> Result<T, Fault> {
     Ok(T::column_result(row.get_ref(i)?)?)
 }
 

@@ -187,7 +187,7 @@ pub struct AttemptRecord {
     pub ended_ms: i64,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
-    /// What happened, in a few words.
+    /// What happened, in a few words; [`ATTEMPT_TEXT_LIMIT`](super::ATTEMPT_TEXT_LIMIT).
     pub text: String,
 }
 

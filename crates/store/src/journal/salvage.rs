@@ -9,7 +9,7 @@ use super::source::Source;
 use super::sum::{self, What};
 use crate::commit::{self, Settings};
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, Row, params};
 use std::path::Path;
 
 /// How many reads may fail in one table before the rest of it is given up. A damaged inner page takes two for each
@@ -17,8 +17,12 @@ use std::path::Path;
 const FAILED_READS_LIMIT: u32 = 4_000_000;
 /// How many jobs are written in one transaction.
 const CHUNK_JOBS: u64 = 5_000;
-/// Where not even the highest number can be read: how many rows a page holds at most, about.
+/// How many rows a page holds at most, about. So many numbers for each page are passed over where the highest one
+/// may be among what was lost.
 const ROWS_PER_PAGE: i64 = 40;
+
+/// No journal comes so far in its numbers or owners.
+const META_LIMIT: i64 = 1 << 48;
 
 /// What is noted of an attempt that can never be made.
 const REQUEST_LOST: &str = "its request was lost with a damaged file";
@@ -30,6 +34,7 @@ pub(super) fn all(source: &Source, aside: &Path, new: &Path) -> Result<RepairRep
     let to = commit::connect(new, SCHEMA_VERSION, &settings, schema::migrate)?;
     let mut salvage = Salvage {
         from: &source.connection,
+        source,
         to,
         found: RepairReport {
             aside: aside.to_owned(),
@@ -55,6 +60,7 @@ pub(super) fn all(source: &Source, aside: &Path, new: &Path) -> Result<RepairRep
 
 struct Salvage<'s> {
     from: &'s Connection,
+    source: &'s Source,
     to: Connection,
     found: RepairReport,
     /// The numbers of the jobs in the new file, in order.
@@ -67,7 +73,7 @@ impl Salvage<'_> {
         // Synced as a whole at the end.
         self.to.execute_batch("PRAGMA synchronous = OFF; BEGIN")?;
         let from = self.from;
-        let highest = highest(from);
+        let highest = highest(self.source);
         let mut lost = Vec::new();
         let mut failed = Ok(());
         let spans = walk(from, read::JOBS_BETWEEN, (1, highest), |row| match (&failed, Narrow::of(row)) {
@@ -103,13 +109,15 @@ impl Salvage<'_> {
             self.found.doubtful.add(id);
             (JobState::Unknown, 1)
         });
+        // The history of a job is for people: what of it cannot be read is left out.
+        let mut history = read::attempts(self.from, id).unwrap_or_default();
         match read::request(self.from, id) {
             Ok(Some(request)) => self.wide("request", id, What::Request, &request)?,
             Ok(None) | Err(_) => {
                 self.found.without_request.add(id);
                 if state.is_pending() {
                     state = JobState::Dead;
-                    self.attempt(id, i64::MAX, &lost_request(attempts, job.changed_ms()))?;
+                    history.push(lost_request(attempts, job.changed_ms()));
                 }
             }
         }
@@ -119,8 +127,7 @@ impl Salvage<'_> {
             Ok(None) if state != JobState::Done => {}
             Ok(None) | Err(_) => self.found.without_response.add(id),
         }
-        // The history of a job is for people: what of it cannot be read is left out.
-        for (attempt, seq) in read::attempts(self.from, id).unwrap_or_default().iter().zip(1..) {
+        for (attempt, seq) in history.iter().zip(1..) {
             self.attempt(id, seq, attempt)?;
         }
         for step in steps.unwrap_or_default() {
@@ -198,7 +205,7 @@ impl Salvage<'_> {
     /// The numbers between those that are known of.
     fn missing(&mut self, highest: i64, lost: &[(i64, i64)]) {
         // Not knowing what was forgotten, nothing is missed: most numbers may have been.
-        let forgotten = read::meta(self.from, "forgotten").unwrap_or(highest);
+        let forgotten = meta(self.from, "forgotten").unwrap_or(highest);
         let mut known: Vec<_> = self.saved.iter().map(|id| (*id, *id)).chain(lost.iter().copied()).collect();
         known.sort_unstable();
         let mut next = forgotten + 1;
@@ -216,8 +223,11 @@ impl Salvage<'_> {
     /// What belongs to no job.
     fn rest(&mut self, highest: i64) -> rusqlite::Result<()> {
         // An owner of the damaged file is fenced off by its epoch, should it come back.
-        let epoch = read::meta(self.from, "epoch").unwrap_or(0);
-        let forgotten = read::meta(self.from, "forgotten").unwrap_or(0).max(highest);
+        let epoch = meta(self.from, "epoch").unwrap_or(0);
+        let RepairReport { lost, missing, without_request, .. } = &self.found;
+        let whole = lost.count + missing.count + without_request.count == 0 && !self.source.patched;
+        let passed = if whole { highest } else { highest.saturating_add(possible(self.source)) };
+        let forgotten = meta(self.from, "forgotten").unwrap_or(0).max(passed);
         for (key, value) in [("epoch", epoch), ("forgotten", forgotten)] {
             self.to.execute("UPDATE meta SET value = ?2 WHERE key = ?1", params![key, value])?;
         }
@@ -256,24 +266,29 @@ fn lost_request(attempts: u32, at_ms: i64) -> AttemptRecord {
     }
 }
 
-/// The highest number that a job may have, from whatever tells.
-fn highest(from: &Connection) -> i64 {
-    let most = |sql: &str| {
+/// The highest number that a job may have, from whatever tells and can be believed.
+fn highest(source: &Source) -> i64 {
+    let from = &source.connection;
+    let last = |sql: &str| {
         from.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).map(Option::unwrap_or_default)
     };
-    let told = [
-        most("SELECT max(id) FROM job"),
-        most("SELECT max(id) FROM request"),
-        most("SELECT max(id) FROM response"),
-    ];
-    let forgotten = read::meta(from, "forgotten");
-    let sure = told.iter().flatten().copied().chain(forgotten.as_ref().ok().copied()).max().unwrap_or(0);
-    if told[0].is_ok() || told[1].is_ok() {
-        return sure;
-    }
-    let pages = from.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).optional();
-    let pages = pages.ok().flatten().unwrap_or(0);
-    sure.saturating_add(pages.saturating_mul(ROWS_PER_PAGE))
+    let job = last("SELECT max(id) FROM job")
+        .ok()
+        .filter(|id| *id == 0 || matches!(read::job(from, *id), Ok(Some(_))));
+    let request = last("SELECT max(id) FROM request").ok();
+    let request = request.filter(|id| *id == 0 || matches!(read::request(from, *id), Ok(Some(_))));
+    let sure = meta(from, "forgotten").into_iter().chain(job).chain(request).max().unwrap_or(0);
+    if job.is_some() || request.is_some() { sure } else { sure.saturating_add(possible(source)) }
+}
+
+/// A number of the table `meta`, if it can be one: it has no checksum.
+fn meta(from: &Connection, key: &str) -> Option<i64> {
+    read::meta(from, key).ok().filter(|value| (0..=META_LIMIT).contains(value))
+}
+
+/// More jobs than can be in the file.
+fn possible(source: &Source) -> i64 {
+    i64::try_from(source.pages).unwrap_or(i64::MAX).saturating_mul(ROWS_PER_PAGE)
 }
 
 /// Reads the rows of `sql`, whose first column is the number, from the first to the last of `range`, both included,

@@ -15,13 +15,15 @@ pub const SCHEMA_VERSION: u32 = 1;
 
 /// For the writer's connection, before the schema: pages that become free are known by their owners, so that the
 /// file can shrink ([`forget`](super::Journal::forget)); damage is looked for in every page that is read; checkpoints
-/// are made elsewhere. 16 MiB of pages are kept in memory.
+/// are made elsewhere ([`LOG_LIMIT`](super::LOG_LIMIT), to which a longer log is cut). 16 MiB of pages are kept in
+/// memory.
 pub(super) const PRAGMAS: &str = "PRAGMA page_size = 4096;
      PRAGMA auto_vacuum = INCREMENTAL;
      PRAGMA cell_size_check = ON;
      PRAGMA mmap_size = 0;
      PRAGMA cache_size = -16384;
      PRAGMA wal_autocheckpoint = 0;
+     PRAGMA journal_size_limit = 67108864;
      PRAGMA foreign_keys = OFF;
      PRAGMA temp_store = MEMORY;";
 

@@ -4,7 +4,8 @@ use super::repair::{RepairError, beside, failed, write_at};
 use super::schema::{self, SCHEMA_VERSION, TABLES};
 use crate::commit::{self, Settings};
 use rusqlite::{Connection, OpenFlags};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a page, as every journal has them.
@@ -15,6 +16,10 @@ const HEADER_BYTES: usize = 100;
 /// A connection to a damaged file, or to a copy of it with another first page.
 pub(super) struct Source {
     pub(super) connection: Connection,
+    /// How many pages the file has, or had when its header was last written.
+    pub(super) pages: u64,
+    /// Whether its first page was not usable.
+    pub(super) patched: bool,
     /// Files that were made to open it.
     made: Vec<PathBuf>,
 }
@@ -37,7 +42,7 @@ pub(super) fn open(path: &Path) -> Result<Source, RepairError> {
         made.push(log);
     }
     let as_it_is = match connect(path) {
-        Ok(connection) => return Ok(Source { connection, made }),
+        Ok(connection) => return Ok(Source { connection, pages: pages(path)?, patched: false, made }),
         Err(cause) => cause,
     };
     let copy = beside(path, ".copy");
@@ -54,7 +59,7 @@ pub(super) fn open(path: &Path) -> Result<Source, RepairError> {
         write_at(&copy, 0, &patched(&first[..bytes], whole_pages(&copy, fresh.len())?))?;
         if let Ok(connection) = connect(&copy) {
             made.extend(files);
-            return Ok(Source { connection, made });
+            return Ok(Source { connection, pages: pages(path)?, patched: true, made });
         }
     }
     // The copy is of no use to anybody; it may stay if it cannot be removed.
@@ -78,6 +83,21 @@ fn connect(path: &Path) -> Result<Connection, String> {
         None => Ok(connection),
         Some(missing) => Err(format!("the table {missing} is missing")),
     }
+}
+
+/// As many pages as the file has, or as its header says if that is one and says more (SQLite's file format, 1.3.7).
+fn pages(path: &Path) -> Result<u64, RepairError> {
+    let mut header = [0; 32];
+    let mut count = || {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        // A shorter file has no header.
+        let read = file.read_exact(&mut header).is_ok() && header.starts_with(b"SQLite format 3\0");
+        let [.., a, b, c, d] = header;
+        let said = if read { u32::from_be_bytes([a, b, c, d]) } else { 0 };
+        Ok(u64::from(said).max(length.div_ceil(PAGE as u64)))
+    };
+    count().map_err(|cause| failed("read", path, cause))
 }
 
 /// What is in a new journal.

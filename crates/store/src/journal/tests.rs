@@ -129,6 +129,7 @@ fn what_was_acknowledged_is_there_after_a_restart() {
 
     let (journal, recovered) = open(&folder);
     assert_eq!((recovered.next, recovered.epoch), (JobId(9_001), 2));
+    accept(&journal, new_job(9_001)).unwrap();
     let jobs: Vec<_> = recovered.jobs.map(Result::unwrap).collect();
     // Job 10 is done and had no key: nobody asks for it.
     let expected = (1..=9_000).filter(|id| *id != 10).map(|id| match id {
@@ -144,7 +145,7 @@ fn what_was_acknowledged_is_there_after_a_restart() {
     assert_eq!(journal.identity(JobId(7)).unwrap(), Some(identity));
     assert_eq!(journal.response(JobId(3)).unwrap(), Some("answer 3".into()));
     assert_eq!(journal.response(JobId(2)).unwrap(), None);
-    for none in [0, 9_001, u64::MAX] {
+    for none in [0, 9_002, u64::MAX] {
         assert_eq!(journal.job(JobId(none)).unwrap(), None);
         assert_eq!(journal.request(JobId(none)).unwrap(), None);
     }
@@ -334,6 +335,16 @@ fn a_job_keeps_its_history() {
         ended: Some(attempt(2)),
     };
     update(&journal, refused).unwrap();
+    let long = Change::Attempt {
+        id: JobId(2),
+        number: 1,
+        due_ms: 1,
+        state: JobState::Waiting,
+        ended: Some(AttemptRecord { text: "ä".repeat(ATTEMPT_TEXT_LIMIT), ..attempt(1) }),
+    };
+    accept(&journal, new_job(2)).unwrap();
+    update(&journal, long).unwrap();
+    assert_eq!(journal.attempts(JobId(2)).unwrap()[0].text, "ä".repeat(ATTEMPT_TEXT_LIMIT / 2));
     assert_eq!(journal.response(id).unwrap(), Some("409".into()));
     let rejected = JobRow {
         state: JobState::Rejected,
@@ -517,23 +528,15 @@ fn what_is_forgotten_is_gone_and_its_number_is_not_used_again() {
         accept(&journal, NewJob { state: JobState::Waiting, ..new_job(id) }).unwrap();
         let step = StepRecord { step: 0, undo: false, at_ms: 1, record: "x".into() };
         update(&journal, Change::Step { id: JobId(id), step }).unwrap();
-        match state {
-            JobState::Waiting => {}
-            JobState::Dispatching => {
-                let ended = Some(attempt(1));
-                update(&journal, Change::Attempt { id: JobId(id), number: 1, due_ms: 100, state, ended })
-                    .unwrap();
-            }
-            state => {
-                let ended = Some(attempt(1));
-                let response = Some("x".into());
-                let at_ms = 100;
-                update(
-                    &journal,
-                    Change::Outcome { id: JobId(id), attempts: 1, at_ms, state, response, ended },
-                )
+        let ended = Some(attempt(1));
+        if state == JobState::Dispatching {
+            update(&journal, Change::Attempt { id: JobId(id), number: 1, due_ms: 100, state, ended })
                 .unwrap();
-            }
+        } else if state != JobState::Waiting {
+            let response = Some("x".into());
+            let at_ms = 100;
+            let outcome = Change::Outcome { id: JobId(id), attempts: 1, at_ms, state, response, ended };
+            update(&journal, outcome).unwrap();
         }
     }
     for at_ms in [99, 100] {

@@ -6,7 +6,7 @@ use super::card::{Bound, CARD_BYTES, Card};
 use super::reserve::Reserve;
 use super::row::{AttemptRecord, Change, JobId, JobState, NewJob, Operation, Pause, StepRecord};
 use super::sum::{self, Sum, What};
-use super::{SEVERAL_LIMIT, read, schema};
+use super::{ATTEMPT_TEXT_LIMIT, SEVERAL_LIMIT, read, schema};
 use crate::commit::WriteError;
 use bytes::Bytes;
 use rusqlite::{Transaction, params};
@@ -55,19 +55,25 @@ impl Ready {
                 let count = changes.len();
                 Err(refused(format!("{count} changes in one transaction, at most {SEVERAL_LIMIT}")))
             }
+            Change::Several(changes) if changes.iter().any(|change| matches!(change, Change::Several(_))) => {
+                Err(refused("several changes within several".into()))
+            }
             Change::Several(changes) => {
-                let one = |change| match change {
-                    Change::Several(_) => Err(refused("several changes within several".into())),
-                    one => Self::new(one),
-                };
-                Ok(Self::Several(changes.into_iter().map(one).collect::<Result<_, _>>()?))
+                Ok(Self::Several(changes.into_iter().map(Self::new).collect::<Result<_, _>>()?))
             }
             Change::Accept(new) => Ok(Self::Accept(Box::new(Prepared::new(*new)?))),
             Change::Outcome { id, response: Some(ref response), .. } => {
                 let sum = sum::bytes(number(id)?, What::Response, response);
                 Ok(Self::Response { change, sum })
             }
-            plain => Ok(Self::Plain(plain)),
+            Change::Attempt { .. }
+            | Change::Outcome { response: None, .. }
+            | Change::Released { .. }
+            | Change::Replaced { .. }
+            | Change::Step { .. }
+            | Change::Paused(_)
+            | Change::Resumed(_)
+            | Change::Operation(_) => Ok(Self::Plain(change)),
         }
     }
 
@@ -245,7 +251,7 @@ fn add_attempt(t: &Transaction<'_>, id: JobId, attempt: &AttemptRecord) -> Resul
         attempt.began_ms,
         attempt.ended_ms,
         attempt.status,
-        attempt.text
+        &attempt.text[..attempt.text.floor_char_boundary(ATTEMPT_TEXT_LIMIT)],
     ])?;
     Ok(())
 }

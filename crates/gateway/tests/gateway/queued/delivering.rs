@@ -1,10 +1,10 @@
 //! Deliveries: what the service gets, to whom jobs go, and what is measured.
 
-use super::{becomes, bodies, json, location, order, queueing, serving, to};
+use super::{becomes, bodies, delivered, json, location, order, queueing, serving, to};
 use crate::stage::{
     Browser, Gateway, Reply, TOKEN, Upstream, dead_address, error, ok, put, stamp, stamp_at, wait_for,
 };
-use api::gateway::{TableInstance, TableUpstream};
+use api::gateway::{Guard, TableInstance, TableUpstream, Tripped};
 use model::flow::{JsonPath, Method};
 use model::name::{ComponentName, SagaName};
 use model::queue::{Saga, SagaCall, SagaStep};
@@ -121,14 +121,17 @@ fn what_is_ordered_while_the_service_is_away_is_delivered_in_order_when_it_is_ba
     let upstream = Upstream::named("done");
     gateway.activate(&of(stamp(1, &[&upstream])));
     for job in &jobs {
-        wait_for("a delivery", || (gateway.get(job).status == 303).then_some(()));
+        delivered(&gateway, job);
     }
     let seen = bodies(&upstream.wait(20));
     assert_eq!(seen.len(), 20);
     for customer in 0..2 {
-        let mine: Vec<_> = seen.iter().filter(|body| body.contains(&format!("\"customer\":{customer},"))).collect();
+        let mine: Vec<_> =
+            seen.iter().filter(|body| body.contains(&format!("\"customer\":{customer},"))).collect();
         let mut sorted = mine.clone();
-        sorted.sort_by_key(|body| body.split("\"n\":").nth(1).unwrap().trim_end_matches('}').parse::<u32>().unwrap());
+        sorted.sort_by_key(|body| {
+            body.split("\"n\":").nth(1).unwrap().trim_end_matches('}').parse::<u32>().unwrap()
+        });
         assert_eq!(mine, sorted, "in order for each customer");
     }
     assert_eq!(gateway.metric("queue_depth"), 0);
@@ -166,7 +169,9 @@ fn an_outcome_that_is_not_known_is_never_sent_again() {
 #[test]
 fn a_connection_that_was_closed_while_idle_costs_nothing() {
     // Each connection takes one request, and says so to nobody.
-    let upstream = Upstream::start(|_, _| Reply::SendClose(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone".to_vec()));
+    let upstream = Upstream::start(|_, _| {
+        Reply::SendClose(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone".to_vec())
+    });
     let gateway = serving(&upstream, |_| {});
     for _ in 0..10 {
         assert_eq!(gateway.ask(&order(&[], "{}")).status, 200);
@@ -226,8 +231,27 @@ fn a_job_goes_to_the_stamp_that_serves_its_user_when_it_is_delivered() {
     let job = location(&gateway.ask(&order(&["prefer: wait=0"], "{}")));
     let next = Upstream::named("next");
     gateway.activate(&queueing(stamp(2, &[&next]), |_| {}));
-    wait_for("the delivery", || (gateway.get(&job).status == 303).then_some(()));
+    delivered(&gateway, &job);
     assert_eq!(gateway.get(&format!("{job}/response")).text(), "next");
+}
+
+#[test]
+fn the_guard_sees_the_errors_of_deliveries_and_takes_the_jobs_back_too() {
+    let (active, candidate) = (Upstream::named("active"), Upstream::start(|_, _| error()));
+    let gateway = Gateway::start();
+    let of = |stamp| queueing(stamp, |route| route.idempotent = true);
+    let mut shift = put(Some(&of(stamp(1, &[&active]))), Some(&of(stamp(2, &[&candidate]))));
+    shift.table.weight = 9999;
+    shift.table.guard = Some(Guard { max_excess_errors: 3, max_connect_failures: 100 });
+    gateway.put(&shift).unwrap();
+    for _ in 0..10 {
+        let answer = gateway.ask(&order(&[], "{}"));
+        assert_eq!((answer.status, answer.text()), (200, "active"));
+    }
+    let watched = gateway.state().watched.unwrap();
+    assert_eq!(watched.tripped, Some(Tripped::Errors), "{watched:?}");
+    assert!(watched.errors >= 3, "{watched:?}");
+    assert!(candidate.count() >= 3);
 }
 
 #[test]
@@ -291,11 +315,16 @@ fn template(text: &str) -> Template {
 
 #[test]
 fn a_saga_calls_services_and_externals() {
-    let (shop, stock, payments) = (Upstream::named("order"), Upstream::named("reserved"), Upstream::named("paid"));
+    let (shop, stock, payments) =
+        (Upstream::named("order"), Upstream::named("reserved"), Upstream::named("paid"));
     let gateway = Gateway::start();
-    let mut stamp = queueing(stamp(1, &[&shop]), |route| route.saga = Some(SagaName::new("checkout").unwrap()));
-    let steps =
-        vec![step("pay", "payments", "/charges"), step("reserve", "stock", "/reservations"), step("order", "shop", "/made")];
+    let mut stamp =
+        queueing(stamp(1, &[&shop]), |route| route.saga = Some(SagaName::new("checkout").unwrap()));
+    let steps = vec![
+        step("pay", "payments", "/charges"),
+        step("reserve", "stock", "/reservations"),
+        step("order", "shop", "/made"),
+    ];
     let saga = Saga { answer: "order".into(), steps };
     stamp.settings.sagas.insert(SagaName::new("checkout").unwrap(), saga);
     let instance = TableInstance { index: 0, address: stock.address, pid: 7 };
@@ -313,8 +342,12 @@ fn a_saga_calls_services_and_externals() {
         assert!(paid.all(secret).is_empty(), "{secret} is nobody's business");
     }
     let reserved = &stock.wait(1)[0];
-    assert_eq!((reserved.line(), reserved.one("authorization")), ("POST /reservations HTTP/1.1", "Bearer secret"));
-    let keys: Vec<_> = [paid, reserved, &shop.wait(1)[0]].iter().map(|s| s.one("idempotency-key").to_owned()).collect();
+    assert_eq!(
+        (reserved.line(), reserved.one("authorization")),
+        ("POST /reservations HTTP/1.1", "Bearer secret")
+    );
+    let keys: Vec<_> =
+        [paid, reserved, &shop.wait(1)[0]].iter().map(|s| s.one("idempotency-key").to_owned()).collect();
     assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2], "{keys:?}");
     assert_eq!(gateway.metric("queue_sagas_complete_total"), 1);
 }

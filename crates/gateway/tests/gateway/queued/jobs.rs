@@ -1,6 +1,6 @@
 //! The job resource: its state, its answer, its end.
 
-use super::{becomes, json, location, order, queueing, serving};
+use super::{becomes, delivered, json, location, order, queueing, serving};
 use crate::stage::{Gateway, Reply, Upstream, ok, stamp, wait_for};
 use std::time::Duration;
 
@@ -26,7 +26,8 @@ fn pending_then_303_then_the_answer() {
     let upstream = Upstream::start(move |_, _| {
         let _ = going.lock().unwrap().recv();
         Reply::Send(
-            b"HTTP/1.1 201 Created\r\nlocation: /orders/1\r\nx-made: yes\r\ncontent-length: 4\r\n\r\nmade".to_vec(),
+            b"HTTP/1.1 201 Created\r\nlocation: /orders/1\r\nx-made: yes\r\ncontent-length: 4\r\n\r\nmade"
+                .to_vec(),
         )
     });
     let gateway = serving(&upstream, |_| {});
@@ -108,7 +109,8 @@ fn names_that_are_none_and_methods_that_are_none() {
         (name.clone(), "PUT", "GET, HEAD, DELETE"),
         (format!("{name}/response"), "DELETE", "GET, HEAD"),
     ] {
-        let request = format!("{method} /.mainstay/jobs/{path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
+        let request =
+            format!("{method} /.mainstay/jobs/{path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
         let answer = gateway.ask(&request);
         assert_eq!((answer.status, answer.problem().as_str()), (405, "job-method"), "{request}");
         assert_eq!(answer.one("allow"), allowed);
@@ -148,7 +150,7 @@ fn too_late_to_cancel_once_it_is_dispatched() {
     assert_eq!((answer.status, answer.problem().as_str()), (409, "job-begun"));
     assert_eq!(answer.one("location"), job);
     go.send(()).unwrap();
-    wait_for("the end", || (gateway.get(&job).status == 303).then_some(()));
+    delivered(&gateway, &job);
     assert_eq!(gateway.ask(&delete).status, 409);
 }
 

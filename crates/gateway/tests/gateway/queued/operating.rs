@@ -1,14 +1,14 @@
 //! What operators see and do.
 
-use super::{becomes, call, location, order, queueing, serving};
+use super::{becomes, call, delivered, location, order, queueing, serving};
 use crate::stage::{Gateway, Reply, Upstream, dead_address, ok, stamp, stamp_at, wait_for};
 use api::client::CallError;
 use api::problem::Code;
 use api::queue::{Exported, Imported, JobHistory, JobList, Operated, Operations, QueueStatus};
 use http::Method;
 use serde_json::{Value, json};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 fn post<A: serde::de::DeserializeOwned>(gateway: &Gateway, verb: &str, body: Value) -> A {
@@ -42,7 +42,7 @@ fn paused_and_resumed() {
     assert!(gateway.state().queue.unwrap().paused);
     let resumed: QueueStatus = post(&gateway, "resume", json!({ "v": 1, "by_uid": 7, "route": null }));
     assert!(!resumed.paused);
-    wait_for("the delivery", || (gateway.get(&job).status == 303).then_some(()));
+    delivered(&gateway, &job);
     let log: Operations = call(&gateway, Method::GET, "/v1/queue/operations", &Value::Null).unwrap();
     let verbs: Vec<_> = log.operations.iter().map(|entry| (entry.verb.as_str(), entry.by_uid)).collect();
     assert_eq!(verbs, [("resume", 7), ("pause", 7)]);
@@ -70,7 +70,10 @@ fn dead_ones_are_listed_shown_and_tried_again() {
     assert_eq!((list.jobs[0].state.as_str(), list.jobs[0].route.as_str()), ("dead", "POST /orders"));
     let history: JobHistory =
         call(&gateway, Method::GET, &format!("/v1/queue/jobs/{id}"), &Value::Null).unwrap();
-    assert_eq!((history.key.as_str(), history.method.as_str(), history.target.as_str()), ("k", "POST", "/orders"));
+    assert_eq!(
+        (history.key.as_str(), history.method.as_str(), history.target.as_str()),
+        ("k", "POST", "/orders")
+    );
     assert_eq!(history.body, api::queue::Content::Text("{\"a\":1}".into()));
     assert!(history.fields.contains(&("authorization".into(), "…".into())), "{:?}", history.fields);
     assert!(history.attempts.iter().any(|attempt| attempt.what.contains("503")), "{:?}", history.attempts);
@@ -82,7 +85,7 @@ fn dead_ones_are_listed_shown_and_tried_again() {
     assert_eq!(upstream.count(), 2, "a plan does nothing");
     let done: Operated = post(&gateway, "retry", all(false));
     assert_eq!(done.count, 1);
-    wait_for("the delivery", || (gateway.get(&job).status == 303).then_some(()));
+    delivered(&gateway, &job);
 }
 
 #[test]
@@ -98,7 +101,10 @@ fn given_up_by_an_operator() {
     assert_eq!(gateway.metric("queue_depth"), 2);
     let none = json!({ "v": 1, "by_uid": 0, "selection": { "id": 99 }, "plan": false });
     let refused: Result<Operated, CallError> = call(&gateway, Method::POST, "/v1/queue/drop", &none);
-    assert!(matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::BadRequest), "{refused:?}");
+    assert!(
+        matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::BadRequest),
+        "{refused:?}"
+    );
 }
 
 fn post_paused(gateway: &Gateway) {
@@ -114,9 +120,7 @@ fn unknown_ones_are_resolved_by_hand() {
     for job in &jobs {
         becomes(&gateway, job, "unknown");
     }
-    let resolve = |job: &str, delivered: bool| {
-        json!({ "v": 1, "by_uid": 0, "id": number(job), "delivered": delivered })
-    };
+    let resolve = |job: &str, delivered: bool| json!({ "v": 1, "by_uid": 0, "id": number(job), "delivered": delivered });
     let _: Operated = post(&gateway, "resolve", resolve(&jobs[0], true));
     becomes(&gateway, &jobs[0], "delivered");
     let _: Operated = post(&gateway, "resolve", resolve(&jobs[1], false));
@@ -158,9 +162,19 @@ fn a_gateway_without_a_queue_says_so() {
     let gateway = Gateway::start();
     gateway.activate(&stamp(1, &[&upstream]));
     assert!(!status(&gateway).open);
-    let refused: Result<JobList, CallError> =
-        call(&gateway, Method::POST, "/v1/queue/list", &json!({ "selection": {}, "page": { "after": 0, "limit": 1 } }));
-    assert!(matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::Conflict), "{refused:?}");
+    let refused: Result<JobList, CallError> = call(
+        &gateway,
+        Method::POST,
+        "/v1/queue/list",
+        &json!({ "selection": {}, "page": { "after": 0, "limit": 1 } }),
+    );
+    assert!(
+        matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::Conflict),
+        "{refused:?}"
+    );
     let refused: Result<Value, CallError> = call(&gateway, Method::POST, "/v1/queue/other", &json!({}));
-    assert!(matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::BadRequest), "{refused:?}");
+    assert!(
+        matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::BadRequest),
+        "{refused:?}"
+    );
 }

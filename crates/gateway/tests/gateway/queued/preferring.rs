@@ -49,7 +49,9 @@ fn an_answer_in_time_says_that_it_was_waited_for() {
         assert_eq!(answer.one("preference-applied"), applied, "{prefer}");
     }
     // What cannot be honoured is as good as not said.
-    for prefer in ["prefer: wait=soon", "prefer: wait", "prefer: wait=soon, wait=30", "prefer: return=minimal"] {
+    for prefer in
+        ["prefer: wait=soon", "prefer: wait", "prefer: wait=soon, wait=30", "prefer: return=minimal"]
+    {
         let answer = gateway.ask(&order(&[prefer], "{}"));
         location(&answer);
         assert!(answer.all("preference-applied").is_empty(), "{prefer}");

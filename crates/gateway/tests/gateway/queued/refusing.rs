@@ -1,11 +1,11 @@
 //! What cannot be queued, and what goes on nevertheless.
 
-use super::{call, location, order, queueing, serving, to};
+use super::{call, delivered, location, order, queueing, serving, to};
+use crate::stage::{Gateway, Upstream, dead_address, stamp, stamp_at, wait_for};
 use api::client::CallError;
 use api::problem::Code;
 use api::queue::Repaired;
 use http::Method;
-use crate::stage::{Gateway, Upstream, dead_address, stamp, stamp_at, wait_for};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,11 +95,18 @@ fn a_damaged_file_is_repaired_while_the_gateway_runs() {
     let mut first = Gateway::start();
     first.activate(&queueing(stamp_at(1, &[dead_address()]), |_| {}));
     let jobs: Vec<String> = (0..50)
-        .map(|n| location(&first.ask(&order(&["prefer: wait=0", &format!("idempotency-key: k{n}")], &n.to_string()))))
+        .map(|n| {
+            location(
+                &first.ask(&order(&["prefer: wait=0", &format!("idempotency-key: k{n}")], &n.to_string())),
+            )
+        })
         .collect();
     let repair = serde_json::json!({ "v": 1, "by_uid": 0 });
     let refused: Result<Repaired, CallError> = call(&first, Method::POST, "/v1/queue/repair", &repair);
-    assert!(matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::Conflict), "{refused:?}");
+    assert!(
+        matches!(refused, Err(CallError::Refused(ref problem)) if problem.code == Code::Conflict),
+        "{refused:?}"
+    );
     let temp = first.temp();
     first.stop();
     // The header is gone: nothing opens this any more. Whoever had the file open leaves no log behind.
@@ -117,9 +124,8 @@ fn a_damaged_file_is_repaired_while_the_gateway_runs() {
     assert_eq!((repaired.jobs, repaired.lost), (50, 0), "{repaired:?}");
     assert!(std::path::Path::new(&repaired.aside).exists());
     wait_for("the queue", || next.state().queue.filter(|queue| queue.trouble.is_none()));
-    eprintln!("{repaired:?} {:?}", next.get(&jobs[0]));
     for job in &jobs {
-        wait_for("a delivery", || (next.get(job).status == 303).then_some(()));
+        delivered(&next, job);
     }
     assert_eq!(upstream.wait(50).len(), 50);
 }

@@ -1,6 +1,6 @@
 //! What was accepted by one gateway is delivered by the next.
 
-use super::{bodies, location, order, queueing, serving};
+use super::{bodies, delivered, location, order, queueing, serving};
 use crate::stage::{Gateway, Upstream, dead_address, stamp, stamp_at, wait_for};
 use std::sync::Arc;
 
@@ -8,7 +8,9 @@ use std::sync::Arc;
 fn what_was_acknowledged_is_delivered_by_the_next_gateway() {
     let mut gateway = Gateway::start();
     gateway.activate(&queueing(stamp_at(1, &[dead_address()]), |_| {}));
-    let ask = |n: usize| gateway.ask(&order(&["prefer: wait=0", &format!("idempotency-key: k{n}")], &n.to_string()));
+    let ask = |n: usize| {
+        gateway.ask(&order(&["prefer: wait=0", &format!("idempotency-key: k{n}")], &n.to_string()))
+    };
     let jobs: Vec<String> = (0..10).map(|n| location(&ask(n))).collect();
     let temp = gateway.temp();
     gateway.stop();
@@ -19,7 +21,7 @@ fn what_was_acknowledged_is_delivered_by_the_next_gateway() {
     let upstream = Upstream::named("done");
     next.activate(&queueing(stamp(1, &[&upstream]), |_| {}));
     for job in &jobs {
-        wait_for("a delivery", || (next.get(job).status == 303).then_some(()));
+        delivered(&next, job);
         assert_eq!(next.get(&format!("{job}/response")).text(), "done");
     }
     let mut seen = bodies(&upstream.wait(10));
@@ -43,7 +45,7 @@ fn a_queue_is_emptied_also_when_no_route_is_queued_any_more() {
     let upstream = Upstream::named("done");
     let next = Gateway::start_in(temp);
     next.activate(&stamp(2, &[&upstream]));
-    wait_for("the delivery", || (next.get(&job).status == 303).then_some(()));
+    delivered(&next, &job);
 }
 
 #[test]

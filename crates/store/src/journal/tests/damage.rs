@@ -202,6 +202,20 @@ fn a_file_without_its_header_loses_nothing() {
 }
 
 #[test]
+fn no_number_is_used_twice_when_the_last_jobs_left_no_trace() {
+    let (_folder, path) = filled(90);
+    change(
+        &path,
+        "DELETE FROM job WHERE id > 50; DELETE FROM request WHERE id > 50; DELETE FROM response WHERE id > 50",
+    );
+    repair::write_at(&path, 0, &[0; 100]).unwrap();
+    let report = repair(&path).unwrap();
+    assert_eq!(report.jobs, 50);
+    let (_, recovered) = opened(&path);
+    assert!(recovered.next > JobId(90), "{recovered:?}");
+}
+
+#[test]
 fn a_damaged_page_of_requests_is_found_when_it_is_read_and_ends_all_writing() {
     let (_folder, path) = filled(JOBS);
     let leaves = leaves(&path, "request");
@@ -270,7 +284,7 @@ fn without_the_root_of_the_jobs_all_are_named_lost_or_counted() {
     assert_eq!((report.jobs, report.lost.count, report.lost.ids.len()), (0, JOBS, NAMED_LIMIT));
     assert_eq!(report.operations, JOBS.div_ceil(3));
     let (_, recovered) = opened(&path);
-    assert_eq!(recovered.next, JobId(JOBS + 1));
+    assert!(recovered.next > JobId(JOBS), "{recovered:?}");
 }
 
 #[test]
@@ -452,7 +466,7 @@ fn whatever_is_damaged_every_job_is_saved_or_named() {
     let (_folder, whole) = filled(300);
     let bytes = std::fs::read(&whole).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    for seed in 1..=100_u64 {
+    for seed in 1..=60_u64 {
         let path = folder.path().join(format!("queue-{seed}.db"));
         let mut damaged = bytes.clone();
         // xorshift: some damage, somewhere, of some size.

@@ -1,0 +1,61 @@
+use super::*;
+use crate::deliver::settle;
+use crate::queue::{Options, Queue};
+use crate::submission::{Submission, Submitted};
+use model::flow::Method;
+use std::path::Path;
+use store::journal::JournalOptions;
+
+fn open(folder: &Path) -> Arc<Shared> {
+    let (limits, clock) = (QueueLimits::default(), Clock::manual(1_800_000_000_000));
+    let options = Options { limits, journal: JournalOptions::default(), clock, seed: 1 };
+    Queue::open(&folder.join("queue.db"), options).unwrap().shared
+}
+
+fn request(idempotent: bool) -> Submission {
+    Submission {
+        route: Arc::from("POST /a"),
+        settings: Arc::new(QueuedRoute { idempotent, ..QueuedRoute::default() }),
+        saga: None,
+        method: Method::Post,
+        path_and_query: "/a".into(),
+        fields: Vec::new(),
+        body: Bytes::new(),
+        user: None,
+        key: None,
+        principal: None,
+        credentials: Bytes::new(),
+        deliver_after: None,
+    }
+}
+
+/// A disk that has no room even for outcomes: the client hears the truth, nothing more is sent, and the outcome is
+/// written once there is room.
+#[tokio::test]
+async fn an_outcome_that_cannot_be_written_is_written_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = open(folder.path());
+    let Submitted::New(ticket) = shared.submit(request(false)).await else { panic!("accepted") };
+    let name = ticket.name();
+    let call = shared.next().await;
+    let flight = shared.lock().flights.remove(&call.id).unwrap();
+    let answer = Answer { status: 201, fields: Vec::new(), body: Bytes::new(), truncated: false };
+    let (change, mut after) = settle(&flight.job, JobState::Done, 5, Some(answer.clone()), None);
+    if let After::Settled(settled) = &mut after {
+        settled.client = shared.lock().waiting.get_mut(&name.id.0).unwrap().client.take();
+    }
+    shared.written(change, after, Err(WriteError::Full));
+    let Waited::Settled(view, told) = ticket.wait(Duration::from_secs(9)).await else { panic!("told") };
+    assert_eq!((view.state, told), (JobState::Done, Some(answer)));
+
+    let Submitted::New(second) = shared.submit(request(true)).await else { panic!("accepted") };
+    assert_eq!(shared.lock().book.state(second.name().id.0), JobState::Waiting);
+    assert_eq!(shared.lock().unwritten.len(), 1);
+    assert_eq!(shared.journal.job(name.id).unwrap().unwrap().state, JobState::Dispatching);
+    shared.tend();
+    let next = shared.next().await;
+    assert_eq!(next.job, second.name().id, "deliveries go on");
+    Queue { shared: shared.clone() }.settled().await;
+    assert_eq!(shared.journal.job(name.id).unwrap().unwrap().state, JobState::Done);
+    assert_eq!((shared.lock().counters.delivered, shared.lock().counters.answered_directly), (1, 1));
+}
