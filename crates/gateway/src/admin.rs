@@ -2,8 +2,8 @@
 //! address.
 
 use crate::apply::Applier;
-use crate::limits::{ADMIN_BYTES, ADMIN_CONNECTIONS, ADMIN_TIME};
 use crate::desk;
+use crate::limits::{ADMIN_BYTES, ADMIN_CONNECTIONS, ADMIN_TIME};
 use crate::metrics::Scrape;
 use crate::operate;
 use crate::worker::Shared;
@@ -79,9 +79,7 @@ impl Admin {
                 wrong_method("GET")
             }
             (path, Reach::Agent) if path.starts_with(operate::PREFIX) => self.operate(request).await,
-            (path, Reach::Agent | Reach::Anybody) => {
-                not_here(path)
-            }
+            (path, Reach::Agent | Reach::Anybody) => not_here(path),
         }
     }
 

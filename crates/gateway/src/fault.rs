@@ -184,18 +184,24 @@ impl Fault {
             Self::QueueClosed => {
                 answer("queue_closed", S::SERVICE_UNAVAILABLE, "Requests cannot be queued here now")
             }
-            Self::QueueFull => answer("queue_full", S::SERVICE_UNAVAILABLE, "The queue takes no more requests"),
+            Self::QueueFull => {
+                answer("queue_full", S::SERVICE_UNAVAILABLE, "The queue takes no more requests")
+            }
             Self::QueueTimeout => {
                 answer("queue_timeout", S::GATEWAY_TIMEOUT, "Whether the request was queued is not known")
             }
             Self::NotDelivered => {
                 answer("not_delivered", S::BAD_GATEWAY, "The request could not be delivered to the service")
             }
-            Self::GivenUp => answer("given_up", S::CONFLICT, "The request was taken back before it was delivered"),
+            Self::GivenUp => {
+                answer("given_up", S::CONFLICT, "The request was taken back before it was delivered")
+            }
             Self::NoJob => answer("no_job", S::NOT_FOUND, "There is no such job"),
             Self::JobGone => answer("job_gone", S::GONE, "The job is not kept any longer"),
             Self::JobBegun => answer("job_begun", S::CONFLICT, "The job is taken back too late"),
-            Self::JobMethod => answer("job_method", S::METHOD_NOT_ALLOWED, "The job does not know this method"),
+            Self::JobMethod => {
+                answer("job_method", S::METHOD_NOT_ALLOWED, "The job does not know this method")
+            }
             Self::NoResponse => answer("no_response", S::NOT_FOUND, "The job has no response"),
         }
     }

@@ -3,8 +3,8 @@
 use crate::admin::{Admin, Reach};
 use crate::apply::Applier;
 use crate::desk::Desk;
-use crate::limits::{ACCEPT_PAUSE, CONNECTIONS, DRAIN_TIME};
 use crate::hold::Waiting;
+use crate::limits::{ACCEPT_PAUSE, CONNECTIONS, DRAIN_TIME};
 use crate::lines::{self, Bundle, Lines};
 use crate::metrics::Metrics;
 use crate::routes::Routes;
@@ -378,7 +378,14 @@ mod tests {
         let release = ReleaseNumber(1);
         let settings = GatewaySettings::of(ComponentName::new("a").unwrap());
         let instances = vec![TableInstance { index: 0, address, pid: 1 }];
-        let stamp = TableStamp { stamp: release.stamp(), release, name: "r1".into(), instances, settings, upstreams: Default::default() };
+        let stamp = TableStamp {
+            stamp: release.stamp(),
+            release,
+            name: "r1".into(),
+            instances,
+            settings,
+            upstreams: Default::default(),
+        };
         let table = Table {
             preview_token: "t".into(),
             trusted_proxies: vec![],

@@ -161,7 +161,7 @@ impl Shared {
         let now = self.clock.now();
         let mut state = self.lock();
         if let Some(key) = arrival.key {
-            if let Some(reserved) = state.reserved.get_mut(&key).filter(|_| false) {
+            if let Some(reserved) = state.reserved.get_mut(&key) {
                 let (sender, first) = oneshot::channel();
                 reserved.others.push(sender);
                 return Place::Behind(first);

@@ -216,7 +216,7 @@ impl Journal {
         let paused = read::paused(&connection).map_err(failed)?;
 
         let trouble = Trouble::default();
-        settings.guard = Some(Box::new(move |c| match read::meta(c, "epoch")? {
+        settings.guard = Some(Box::new(move |c| match read::number(c, schema::EPOCH)? {
             newest if newest == epoch => Ok(()),
             newest => Err(WriteError::Fenced { newest: newest.cast_unsigned(), ours: epoch.cast_unsigned() }),
         }));
@@ -370,9 +370,9 @@ fn refuse_under_repair(path: &Path) -> Result<(), OpenError> {
 /// Takes the ownership.
 fn take(connection: &mut Connection) -> Result<i64, Fault> {
     let t = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let newest = read::meta(&t, "epoch")?;
+    let newest = read::number(&t, schema::EPOCH)?;
     let epoch = newest.checked_add(1).ok_or_else(|| Fault::Wrong(format!("the epoch is {newest}")))?;
-    t.execute("UPDATE meta SET value = ?1 WHERE key = 'epoch'", [epoch])?;
+    schema::set_number(&t, schema::EPOCH, epoch)?;
     t.commit()?;
     Ok(epoch)
 }
@@ -382,7 +382,7 @@ fn next(c: &Connection) -> Result<JobId, Fault> {
     let used =
         |table| c.query_row(&format!("SELECT max(id) FROM {table}"), [], |row| row.get::<_, Option<i64>>(0));
     let highest =
-        read::meta(c, "forgotten")?.max(used("job")?.unwrap_or(0)).max(used("request")?.unwrap_or(0));
+        read::number(c, schema::FORGOTTEN)?.max(used("job")?.unwrap_or(0)).max(used("request")?.unwrap_or(0));
     match u64::try_from(highest) {
         Ok(highest) if highest < i64::MAX.cast_unsigned() => Ok(JobId(highest + 1)),
         _ => Err(Fault::Wrong(format!("the highest number of a job is {highest}"))),

@@ -40,7 +40,8 @@ async fn an_outcome_that_cannot_be_written_is_written_later() {
     let call = shared.next().await;
     let flight = shared.lock().flights.remove(&call.id).unwrap();
     let answer = Answer { status: 201, fields: Vec::new(), body: Bytes::new(), truncated: false };
-    let (change, mut after) = settle(&flight.job, JobState::Done, 5, Some(answer.clone()), None);
+    let (change, mut after) =
+        settle(&flight.job, JobState::Done, shared.wall_ms(), Some(answer.clone()), None);
     if let After::Settled(settled) = &mut after {
         settled.client = shared.lock().waiting.get_mut(&name.id.0).unwrap().client.take();
     }

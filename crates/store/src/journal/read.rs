@@ -8,7 +8,7 @@ use super::sum::{self, What};
 use crate::commit::WriteError;
 use bytes::Bytes;
 use rusqlite::types::{FromSql, FromSqlError};
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, ErrorCode, Row, params};
 use std::sync::Arc;
 
 /// The columns of [`Narrow`], in order.
@@ -371,8 +371,13 @@ pub(super) fn size(c: &Connection, log: u64) -> Result<Size, Fault> {
 }
 
 /// A number of the table `meta`.
-pub(super) fn meta(c: &Connection, key: &str) -> Result<i64, Fault> {
-    let mut query = c.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-    let value: Option<i64> = query.query_row([key], |row| row.get(0)).optional()?;
-    value.ok_or_else(|| Fault::Wrong(format!("{key} is missing")))
+pub(super) fn number(c: &Connection, key: &str) -> Result<i64, Fault> {
+    let mut query = c.prepare_cached("SELECT value, sum FROM meta WHERE key = ?1")?;
+    let mut rows = query.query([key])?;
+    let row = rows.next()?.ok_or_else(|| Fault::Wrong(format!("the {key} is missing")))?;
+    let value = column(row, 0)?;
+    if sum::number(key, value) != row.get_ref(1)?.as_bytes()? {
+        return Err(Fault::Wrong(format!("the checksum of the {key} is wrong")));
+    }
+    Ok(value)
 }

@@ -7,11 +7,12 @@ use super::row::JobId;
 use super::salvage;
 use super::schema::SCHEMA_VERSION;
 use super::source::{self, Source};
-use crate::commit::OpenError;
+use crate::commit::{self, OpenError};
+use rusqlite::OpenFlags;
 use rustix::fs::FlockOperation;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 /// How many jobs a report names of each kind; the others are counted.
@@ -148,8 +149,12 @@ pub fn repair(path: &Path) -> Result<RepairReport, RepairError> {
         return Err(why);
     }
     if !exists(&aside)? {
-        // The log first: SQLite throws a log away whose file is gone.
-        move_file(&beside(path, "-wal"), &beside(&aside, "-wal"))?;
+        // The log first: SQLite throws a log away whose file is gone. An empty one was made by looking at the file.
+        let log = beside(path, "-wal");
+        if std::fs::metadata(&log).is_ok_and(|found| found.len() == 0) {
+            remove(&log)?;
+        }
+        move_file(&log, &beside(&aside, "-wal"))?;
         move_file(path, &aside)?;
         sync_folder(path)?;
     }
@@ -222,19 +227,19 @@ fn refuse_used(path: &Path) -> Result<(), RepairError> {
     }
 }
 
-/// By the header, if it is one: a newer file is left where it is.
+/// A newer file is left where it is. What no version can be read from is no newer one.
 fn refuse_newer(path: &Path) -> Result<(), RepairError> {
-    let mut header = [0; 64];
-    let mut file = open_file(path)?;
-    if file.read_exact(&mut header).is_err() || !header.starts_with(b"SQLite format 3\0") {
-        return Ok(());
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let version = || -> rusqlite::Result<u32> {
+        let connection = commit::connection(path, flags, None)?;
+        connection.pragma_query_value(None, "user_version", |row| row.get(0))
+    };
+    match version() {
+        Ok(found) if found > SCHEMA_VERSION => {
+            Err(RepairError::Newer { path: path.to_owned(), found, known: SCHEMA_VERSION })
+        }
+        Ok(_) | Err(_) => Ok(()),
     }
-    let [.., a, b, c, d] = header;
-    let found = u32::from_be_bytes([a, b, c, d]);
-    if found > SCHEMA_VERSION {
-        return Err(RepairError::Newer { path: path.to_owned(), found, known: SCHEMA_VERSION });
-    }
-    Ok(())
 }
 
 /// `path` with something added to its name.

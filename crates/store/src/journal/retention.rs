@@ -1,7 +1,7 @@
 //! Forgets what has been finished for long, a little at a time, and gives room back to the disk.
 
-use super::FORGET_LIMIT;
 use super::row::{Forgotten, JobState, Retention};
+use super::{FORGET_LIMIT, read, schema};
 use crate::commit::WriteError;
 use rusqlite::{Connection, Transaction, params};
 
@@ -38,10 +38,10 @@ pub(super) fn forget(t: &Transaction<'_>, retention: Retention) -> Result<Forgot
             delete.execute([id])?;
         }
     }
-    if let Some(highest) = found.iter().max() {
+    let highest = found.iter().copied().max().unwrap_or(0);
+    if highest > read::number(t, schema::FORGOTTEN)? {
         // A number is never used twice.
-        t.prepare_cached("UPDATE meta SET value = max(value, ?1) WHERE key = 'forgotten'")?
-            .execute([highest])?;
+        schema::set_number(t, schema::FORGOTTEN, highest)?;
     }
     if let Some(before) = retention.operations_before_ms {
         t.prepare_cached(

@@ -21,9 +21,6 @@ const CHUNK_JOBS: u64 = 5_000;
 /// may be among what was lost.
 const ROWS_PER_PAGE: i64 = 40;
 
-/// No journal comes so far in its numbers or owners.
-const META_LIMIT: i64 = 1 << 48;
-
 /// What is noted of an attempt that can never be made.
 const REQUEST_LOST: &str = "its request was lost with a damaged file";
 
@@ -204,11 +201,11 @@ impl Salvage<'_> {
 
     /// The numbers between those that are known of.
     fn missing(&mut self, highest: i64, lost: &[(i64, i64)]) {
-        // Not knowing what was forgotten, nothing is missed: most numbers may have been.
-        let forgotten = meta(self.from, "forgotten").unwrap_or(highest);
         let mut known: Vec<_> = self.saved.iter().map(|id| (*id, *id)).chain(lost.iter().copied()).collect();
         known.sort_unstable();
-        let mut next = forgotten + 1;
+        // Not knowing what was forgotten, everything below what is known may have been.
+        let lowest = known.first().map_or(highest, |(first, _)| *first);
+        let mut next = read::number(self.from, schema::FORGOTTEN).map_or(lowest, |forgotten| forgotten + 1);
         for (first, last) in known {
             if first > next {
                 self.found.missing.add_all(next, first - 1);
@@ -223,14 +220,15 @@ impl Salvage<'_> {
     /// What belongs to no job.
     fn rest(&mut self, highest: i64) -> rusqlite::Result<()> {
         // An owner of the damaged file is fenced off by its epoch, should it come back.
-        let epoch = meta(self.from, "epoch").unwrap_or(0);
+        let epoch = read::number(self.from, schema::EPOCH).unwrap_or(0);
+        let forgotten = read::number(self.from, schema::FORGOTTEN);
         let RepairReport { lost, missing, without_request, .. } = &self.found;
-        let whole = lost.count + missing.count + without_request.count == 0 && !self.source.patched;
+        let losses = lost.count + missing.count + without_request.count;
+        let whole = losses == 0 && forgotten.is_ok() && !self.source.patched;
         let passed = if whole { highest } else { highest.saturating_add(possible(self.source)) };
-        let forgotten = meta(self.from, "forgotten").unwrap_or(0).max(passed);
-        for (key, value) in [("epoch", epoch), ("forgotten", forgotten)] {
-            self.to.execute("UPDATE meta SET value = ?2 WHERE key = ?1", params![key, value])?;
-        }
+        let forgotten = forgotten.unwrap_or(0).max(passed);
+        schema::set_number(&self.to, schema::EPOCH, epoch)?;
+        schema::set_number(&self.to, schema::FORGOTTEN, forgotten)?;
         // Without knowing what was paused, nothing of it is: an operator sees that at once.
         for pause in read::paused(self.from).unwrap_or_default() {
             self.to.execute(
@@ -277,13 +275,8 @@ fn highest(source: &Source) -> i64 {
         .filter(|id| *id == 0 || matches!(read::job(from, *id), Ok(Some(_))));
     let request = last("SELECT max(id) FROM request").ok();
     let request = request.filter(|id| *id == 0 || matches!(read::request(from, *id), Ok(Some(_))));
-    let sure = meta(from, "forgotten").into_iter().chain(job).chain(request).max().unwrap_or(0);
+    let sure = read::number(from, schema::FORGOTTEN).into_iter().chain(job).chain(request).max().unwrap_or(0);
     if job.is_some() || request.is_some() { sure } else { sure.saturating_add(possible(source)) }
-}
-
-/// A number of the table `meta`, if it can be one: it has no checksum.
-fn meta(from: &Connection, key: &str) -> Option<i64> {
-    read::meta(from, key).ok().filter(|value| (0..=META_LIMIT).contains(value))
 }
 
 /// More jobs than can be in the file.

@@ -8,7 +8,8 @@
 //! split a page: `changed_ms` is never NULL, and the numbers of states begin with 2 (0 and 1 take no byte in a
 //! row, others do). What never changes and is never searched for is one column, `card`.
 
-use rusqlite::Transaction;
+use super::sum;
+use rusqlite::{Connection, Transaction, params};
 
 /// The version of the tables.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -46,8 +47,7 @@ pub(super) fn migrate(t: &Transaction<'_>, found: u32) -> rusqlite::Result<()> {
         // Without line breaks: SQLite keeps the text, and all of it has to fit on the first page, with which alone a
         // damaged file can be opened again (`source::open`).
         t.execute_batch(
-            "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID; \
-             INSERT INTO meta (key, value) VALUES ('epoch', 0), ('forgotten', 0); \
+            "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL, sum BLOB NOT NULL) WITHOUT ROWID; \
              CREATE TABLE job (id INTEGER PRIMARY KEY, state INTEGER NOT NULL, attempts INTEGER NOT NULL, \
                  due_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL, moving_sum BLOB NOT NULL, created_ms \
                  INTEGER NOT NULL, route TEXT NOT NULL, card BLOB NOT NULL); \
@@ -64,6 +64,21 @@ pub(super) fn migrate(t: &Transaction<'_>, found: u32) -> rusqlite::Result<()> {
              CREATE TABLE operation (id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, verb TEXT NOT NULL, \
                  what TEXT NOT NULL, count INTEGER NOT NULL, by_uid INTEGER NOT NULL);",
         )?;
+        for key in [EPOCH, FORGOTTEN] {
+            set_number(t, key, 0)?;
+        }
     }
+    Ok(())
+}
+
+/// The number of the newest owner.
+pub(super) const EPOCH: &str = "epoch";
+/// The highest number of a job that was forgotten, or that is passed over.
+pub(super) const FORGOTTEN: &str = "forgotten";
+
+/// Writes a number of the table `meta`.
+pub(super) fn set_number(c: &Connection, key: &str, value: i64) -> rusqlite::Result<()> {
+    c.prepare_cached("INSERT OR REPLACE INTO meta (key, value, sum) VALUES (?1, ?2, ?3)")?
+        .execute(params![key, value, sum::number(key, value)])?;
     Ok(())
 }

@@ -19,6 +19,14 @@ pub(super) fn moving(id: i64, state: JobState, attempts: u32, changed_ms: i64) -
     crc32fast::hash(&all).to_le_bytes()
 }
 
+/// Over a number with a name.
+pub(super) fn number(key: &str, value: i64) -> Sum {
+    let mut hasher = Hasher::new();
+    hasher.update(&value.to_le_bytes());
+    hasher.update(key.as_bytes());
+    hasher.finalize().to_le_bytes()
+}
+
 /// Over bytes that belong to job `id`; `what` tells those of one job apart.
 pub(super) fn bytes(id: i64, what: What, bytes: &[u8]) -> Sum {
     let mut hasher = Hasher::new();

@@ -103,13 +103,15 @@ fn in_flight_is_202_with_the_same_location() {
 
 #[test]
 fn in_flight_is_409_where_the_route_says_so() {
-    let (upstream, _go) = Upstream::waiting("done");
+    let (upstream, go) = Upstream::waiting("done");
     let gateway = serving(&upstream, |route| route.in_flight = InFlightAnswer::Conflict);
     let first = location(&gateway.ask(&order(&[KEY, "prefer: respond-async"], "{}")));
     let again = gateway.ask(&order(&[KEY], "{}"));
     assert_eq!((again.status, again.problem().as_str()), (409, "key-in-flight"));
     assert_eq!(again.one("location"), first);
     assert!(again.one("retry-after").parse::<u64>().unwrap() >= 1);
+    // A gateway that ends waits for what is under way.
+    drop(go);
 }
 
 #[test]

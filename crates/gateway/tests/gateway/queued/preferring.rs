@@ -60,12 +60,14 @@ fn an_answer_in_time_says_that_it_was_waited_for() {
 
 #[test]
 fn the_route_says_how_long_is_usual() {
-    let (upstream, _go) = Upstream::waiting("done");
+    let (upstream, go) = Upstream::waiting("done");
     let gateway = serving(&upstream, |route| route.wait = Duration::from_millis(50));
     let answer = gateway.ask(&order(&[], "{}"));
     location(&answer);
     assert!(answer.all("preference-applied").is_empty());
     assert_eq!(json(&answer)["state"], "dispatching");
+    // A gateway that ends waits for what is under way.
+    drop(go);
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn whole(id: u64) -> JobRow {
     }
 }
 
-fn wait_until_closed(path: &Path) {
+pub(super) fn wait_until_closed(path: &Path) {
     let deadline = Instant::now() + PATIENCE;
     while repair::beside(path, "-wal").exists() {
         assert!(Instant::now() < deadline, "the writer has not closed its file");
