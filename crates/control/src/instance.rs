@@ -1,9 +1,9 @@
 //! One instance, supervised: found again or started, made ready, started again when it ends, stopped.
 
 use crate::live::{self, Ward};
-use crate::needs::{Address, Given, Need, addresses_of_needs, need_moved};
+use crate::needs::{Address, Given, Need, addresses_of_needs};
 use crate::stamp::Surroundings;
-use api::shim::{Start, StopSignal};
+use api::shim::{Exit, Start, StopSignal};
 use model::artifact::Artifact;
 use model::name::InstanceId;
 use model::template::MissingValue;
@@ -46,7 +46,7 @@ pub(crate) struct View {
     pub(crate) memory: Option<u64>,
     /// Why its live probe fails, while it does.
     pub(crate) failing: Option<String>,
-    /// Starts because of that.
+    /// Starts because of that, or of something else that is no fault of its own.
     pub(crate) replaced: u32,
 }
 
@@ -136,8 +136,8 @@ enum Life {
     Stopped,
     /// It ended or did not get ready; `blameless` when a stranger had taken its port.
     Over { text: String, blameless: bool, was_ready: bool },
-    /// It no longer answered its live probe, and was stopped.
-    Failed { text: String },
+    /// It was stopped to be started again: it no longer answered its live probe, or what it needs has moved.
+    Replaced { text: String },
 }
 
 /// How a running process was come by.
@@ -196,15 +196,16 @@ async fn keep(
         };
         let port = view.borrow().port;
         plan.surroundings.ports().release(port);
-        if !matches!(life, Life::Failed { .. }) {
+        // Whoever is started again keeps the turn until it is ready.
+        if !matches!(life, Life::Replaced { .. }) {
             plan.ward.away(&plan.id);
         }
         // Those who need it have its address in their environment: it keeps it where it can. A port on which
         // it did not get ready is not tried again.
-        last_port = matches!(life, Life::Over { was_ready: true, .. } | Life::Failed { .. }).then_some(port);
+        last_port = matches!(life, Life::Over { was_ready: true, .. } | Life::Replaced { .. }).then_some(port);
         let (text, blameless) = match life {
             Life::Stopped => break,
-            Life::Failed { text } => {
+            Life::Replaced { text } => {
                 live::replace(plan, &text, &publish);
                 continue;
             }
@@ -233,6 +234,7 @@ async fn keep(
             () = stop_wanted(want) => break,
         }
     }
+    plan.ward.away(&plan.id);
     publish(&|view| {
         view.phase = Phase::Stopped;
         view.pid = None;
@@ -332,14 +334,11 @@ async fn live(
     let end = match end {
         Some(end) => end,
         None => tokio::select! {
-            exit = instance.ended() => {
-                return Life::Over { text: describe_exit(&exit), blameless: false, was_ready: true };
-            }
+            exit = instance.ended() => return over(&exit),
             never = watch_memory(plan, &instance, publish) => match never {},
-            text = live::failed(plan, &instance, address, want.clone(), publish) => Life::Failed { text },
-            () = need_moved(plan, found.needed) => {
-                let text = "what it needs has another address: it is started again with that".into();
-                Life::Over { text, blameless: true, was_ready: true }
+            text = live::failed(plan, &instance, address, want.clone(), publish) => Life::Replaced { text },
+            text = live::outdated(plan, &instance, found.needed, want.clone(), publish) => {
+                Life::Replaced { text }
             }
             () = stop_wanted(want) => Life::Stopped,
         },
@@ -353,6 +352,19 @@ async fn live(
     }
     stop(plan, &instance).await;
     end
+}
+
+/// The end of an instance that was ready. One that was asked to end has not crashed: an agent before this one was
+/// about to start it again when it was killed.
+fn over(exit: &Exit) -> Life {
+    match exit.asked {
+        true => Life::Replaced { text: stopped_before(exit) },
+        false => Life::Over { text: describe_exit(exit), blameless: false, was_ready: true },
+    }
+}
+
+fn stopped_before(exit: &Exit) -> String {
+    format!("{}, as the agent before had asked it to", describe_exit(exit))
 }
 
 async fn get_ready(plan: &Plan, instance: &Instance, again: bool) -> Result<Phase, NotReady> {
@@ -387,6 +399,11 @@ async fn watch_memory(plan: &Plan, instance: &Instance, publish: &impl Fn(&dyn F
 }
 
 fn never_ready(not_ready: &NotReady, port: u16) -> Life {
+    if let NotReady::Exited { exit, .. } = not_ready
+        && exit.asked
+    {
+        return Life::Replaced { text: stopped_before(exit) };
+    }
     // A port is checked before an instance is told it, and may be taken in between.
     let blameless = match not_ready {
         _ if port == 0 => false,
@@ -477,6 +494,20 @@ fn with_port(argument: &str, port: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_end_that_nobody_asked_for_is_a_crash() {
+        let exit =
+            |asked| Exit { v: api::PROTOCOL_VERSION, code: Some(0), signal: None, not_started: None, asked };
+        let not_ready = |asked| {
+            let after = Duration::ZERO;
+            never_ready(&NotReady::Exited { exit: exit(asked), after, lines: Vec::new() }, 0)
+        };
+        assert!(matches!(over(&exit(true)), Life::Replaced { .. }));
+        assert!(matches!(not_ready(true), Life::Replaced { .. }));
+        assert!(matches!(over(&exit(false)), Life::Over { blameless: false, was_ready: true, .. }));
+        assert!(matches!(not_ready(false), Life::Over { blameless: false, was_ready: false, .. }));
+    }
 
     #[test]
     fn the_variable_is_filled_in_and_others_are_not() {

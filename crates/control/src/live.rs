@@ -5,23 +5,28 @@
 //! [`FAILURES_LIMIT`] times in a row is *failing*. It is taken out and started again only when another instance of
 //! its service has answered a question that was asked after its own failures had begun: what brings all of them down
 //! together, such as a database that is away, is no reason to start any of them again, and when the first one answers
-//! again the failures of the others are forgotten. One of a stamp is started again at a time.
+//! again the failures of the others are forgotten. One of a service is started again at a time: one of a stamp would
+//! be too few, as what is started again may have to wait for what it needs, which may be failing itself.
 //!
 //! An instance that is started again because of its probe has not crashed: a candidate's does not take its users
 //! back. One that does not get ready after that has, as any that ends without being asked to.
 
 use crate::instance::{Phase, Plan, View, Want};
+use crate::needs::{Address, need_moved};
 use model::away::Live;
 use model::name::{ComponentName, InstanceId};
 use model::workload::Service;
 use runtime::Instance;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// Failures in a row after which an instance is failing.
 pub(crate) const FAILURES_LIMIT: u32 = 3;
+/// How soon it is looked again whether the gateway has let an instance go that it still sends requests.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the last probes of an instance say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +45,7 @@ enum Health {
 enum Fate {
     /// It gets requests.
     Serves,
-    /// It gets none, and another one of its stamp is being started again.
+    /// It gets none, and another one of its service is being started again.
     Waits,
     /// It is to be started again.
     Goes,
@@ -51,8 +56,8 @@ enum Fate {
 struct Vitals {
     /// By index.
     services: BTreeMap<ComponentName, Vec<Health>>,
-    /// The one that is being started again.
-    turn: Option<InstanceId>,
+    /// The one of each service that is being started again.
+    turns: BTreeMap<ComponentName, InstanceId>,
     /// Services of which every instance has failed, and none has answered since.
     together: BTreeSet<ComponentName>,
     /// When that ended last. Questions that were asked before are no one's fault.
@@ -73,10 +78,28 @@ impl Vitals {
         if !all.iter().any(outlives) {
             return Fate::Serves;
         }
-        match &self.turn {
+        match self.turns.get(&id.component) {
             Some(other) if other != id => Fate::Waits,
             Some(_) | None => Fate::Goes,
         }
+    }
+
+    /// Takes the turn of its service where nobody has it; whether it did.
+    fn take(&mut self, id: &InstanceId) -> bool {
+        let free = !self.turns.contains_key(&id.component);
+        if free {
+            self.turns.insert(id.component.clone(), id.clone());
+        }
+        free
+    }
+
+    /// Gives the turn up; whether it had it.
+    fn give_up(&mut self, id: &InstanceId) -> bool {
+        let had = self.turns.get(&id.component) == Some(id);
+        if had {
+            self.turns.remove(&id.component);
+        }
+        had
     }
 
     /// Notes what was found; whether that is news. Says once when all fail, and when they no longer do.
@@ -117,7 +140,7 @@ impl Ward {
 
     /// It is ready, after having been started again or not: another one may be.
     pub(crate) fn ready(&self, id: &InstanceId) {
-        self.0.send_if_modified(|vitals| vitals.turn.take_if(|turn| turn == id).is_some());
+        self.0.send_if_modified(|vitals| vitals.give_up(id));
     }
 
     /// It is not there.
@@ -143,13 +166,24 @@ impl Ward {
         let mut fate = fate;
         self.0.send_if_modified(|vitals| {
             fate = vitals.fate(id);
-            let takes = fate == Fate::Goes && vitals.turn.is_none();
-            if takes {
-                vitals.turn = Some(id.clone());
-            }
-            takes
+            fate == Fate::Goes && vitals.take(id)
         });
         fate
+    }
+
+    /// Waits until no other instance of its service is being started again, and takes its turn. Cancel-safe; kept
+    /// until [`Ward::ready`] or [`Ward::away`].
+    async fn turn(&self, id: &InstanceId) {
+        let mut others = self.0.subscribe();
+        loop {
+            self.0.send_if_modified(|vitals| vitals.take(id));
+            if others.borrow_and_update().turns.get(&id.component) == Some(id) {
+                return;
+            }
+            if others.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 
@@ -163,11 +197,35 @@ pub(crate) async fn failed(
     mut want: watch::Receiver<Want>,
     publish: &impl Fn(&dyn Fn(&mut View)),
 ) -> String {
-    // One that is to be stopped soon would not be started again.
-    let wanted = want.wait_for(|want| *want == Want::Run).await.is_ok();
-    let (Some(live), Some(address), true) = (&plan.service.live, address, wanted) else {
+    let (Some(live), Some(address)) = (&plan.service.live, address) else {
         return std::future::pending().await;
     };
+    loop {
+        until(&mut want, |want| *want == Want::Run).await;
+        let mut still = want.clone();
+        tokio::select! {
+            text = hangs(plan, live, instance, address, publish) => return text,
+            // One that is to be stopped soon would not be started again.
+            () = until(&mut still, |want| *want != Want::Run) => plan.ward.away(&plan.id),
+        }
+    }
+}
+
+/// Waits until the stamp wants that; for ever when it wants nothing any longer. Cancel-safe.
+async fn until(want: &mut watch::Receiver<Want>, is: impl FnMut(&Want) -> bool) {
+    if want.wait_for(is).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Until the instance is to be started again because of its probe, and the gateway has let it go.
+async fn hangs(
+    plan: &Plan,
+    live: &Live,
+    instance: &Instance,
+    address: SocketAddr,
+    publish: &impl Fn(&dyn Fn(&mut View)),
+) -> String {
     let text = goes(plan, live, address, |failing, fate| {
         publish(&|view| {
             view.failing = failing.map(str::to_owned);
@@ -183,12 +241,48 @@ pub(crate) async fn failed(
         view.phase = Phase::Failing;
         view.failing = Some(text.clone());
     });
-    let pid = instance.running().process.pid;
-    plan.surroundings.router.let_go(&plan.id, pid, plan.service.drain_timeout).await;
+    let_go(plan, instance).await;
     text
 }
 
-/// An instance was stopped because it failed its live probe, and is started again at once.
+/// Until something that the instance needs has another address than it was told, it is its turn to be started again,
+/// and the gateway has let it go. Says why. Cancel-safe, as [`failed`].
+pub(crate) async fn outdated(
+    plan: &Plan,
+    instance: &Instance,
+    needed: Option<BTreeMap<String, Address>>,
+    mut want: watch::Receiver<Want>,
+    publish: &impl Fn(&dyn Fn(&mut View)),
+) -> String {
+    need_moved(plan, needed).await;
+    // One that is to be stopped soon would not be started again.
+    until(&mut want, |want| *want == Want::Run).await;
+    plan.ward.turn(&plan.id).await;
+    publish(&|view| view.phase = Phase::Starting);
+    if plan.service.http {
+        let_go(plan, instance).await;
+    }
+    "what it needs has another address".to_owned()
+}
+
+/// Waits until the gateway sends the instance nothing more and what it has is done, or that has taken its
+/// `drain_timeout`. Never ends while the gateway still sends it something.
+async fn let_go(plan: &Plan, instance: &Instance) {
+    let pid = instance.running().process.pid;
+    let mut said = false;
+    while !plan.surroundings.router.let_go(&plan.id, pid, plan.service.drain_timeout).await {
+        if !std::mem::replace(&mut said, true) {
+            tracing::warn!(
+                instance = %plan.id,
+                "is to be started again, and runs on for as long as the gateway sends it requests"
+            );
+        }
+        sleep(ASK_AGAIN).await;
+    }
+}
+
+/// An instance was stopped although it had not ended by itself, such as because it failed its live probe, and is
+/// started again at once.
 pub(crate) fn replace(plan: &Plan, text: &str, publish: &impl Fn(&dyn Fn(&mut View))) {
     tracing::warn!(instance = %plan.id, "{text}: it is started again");
     plan.ward.set(&plan.id, Health::Open);
@@ -256,7 +350,6 @@ async fn goes(
 mod tests {
     use super::*;
     use model::name::StampId;
-    use std::time::Duration;
 
     fn id(index: u32) -> InstanceId {
         InstanceId { stamp: StampId(1), component: ComponentName::new("api").unwrap(), index }
@@ -273,7 +366,8 @@ mod tests {
         };
         let all = healths.split(' ').map(health).collect();
         let services = BTreeMap::from([(id(0).component, all)]);
-        Vitals { services, turn: turn.map(id), ..Vitals::default() }
+        let turns = turn.map(|index| (id(0).component, id(index))).into_iter().collect();
+        Vitals { services, turns, ..Vitals::default() }
     }
 
     #[test]
@@ -328,6 +422,39 @@ mod tests {
         ward.away(&id(1));
         assert_eq!(ward.fate(&id(0)), Fate::Goes);
         ward.ready(&id(0));
-        assert_eq!(ward.0.borrow().turn, None);
+        assert!(ward.0.borrow().turns.is_empty());
+    }
+
+    #[test]
+    fn what_waits_for_a_need_does_not_keep_the_need_from_being_started_again() {
+        let of = |name: &str, index| InstanceId { component: ComponentName::new(name).unwrap(), ..id(index) };
+        let since = Instant::now();
+        let asked = since + Duration::from_secs(1);
+        let all = || vec![Health::Failing { since }, Health::Well { asked }];
+        let services = BTreeMap::from([(of("api", 0).component, all()), (of("backend", 0).component, all())]);
+        let ward = Ward(watch::Sender::new(Vitals { services, ..Vitals::default() }));
+        assert_eq!(ward.fate(&of("api", 0)), Fate::Goes);
+        // It is not ready before the other is, and that is to go as well.
+        assert_eq!(ward.fate(&of("backend", 0)), Fate::Goes);
+        assert_eq!(ward.0.borrow().turns.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_its_turn_gets_it_from_the_one_before() {
+        let ward = Ward(watch::Sender::new(vitals("f2 w9 .", None)));
+        assert_eq!(ward.fate(&id(0)), Fate::Goes);
+        {
+            let mut waits = std::pin::pin!(ward.turn(&id(2)));
+            tokio::select! {
+                biased;
+                () = waits.as_mut() => panic!("another one has the turn"),
+                () = std::future::ready(()) => {}
+            }
+            ward.ready(&id(0));
+            waits.await;
+        }
+        assert_eq!(ward.0.borrow().turns.get(&id(2).component), Some(&id(2)));
+        // A second time is the same turn.
+        ward.turn(&id(2)).await;
     }
 }

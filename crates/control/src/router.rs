@@ -1,7 +1,7 @@
 //! What the gateway is told: one task brings the latest wanted table to it, whatever happens to the gateway.
 
 use api::client::{CallError, Client};
-use api::gateway::{Applied, ClosedSlot, GatewayState, Measures, Persist, PutTable, Table};
+use api::gateway::{Applied, ClosedSlot, GatewayState, Measures, Persist, PutTable, Table, TableUpstream};
 use model::name::{FenceToken, InstanceId, StampId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -97,10 +97,14 @@ impl Router {
     }
 
     /// Waits until the gateway sends an instance nothing more and has nothing in flight on it, or `patience` is over.
-    pub(crate) async fn let_go(&self, id: &InstanceId, pid: u32, patience: Duration) {
+    /// False when the gateway may still send it something.
+    pub(crate) async fn let_go(&self, id: &InstanceId, pid: u32, patience: Duration) -> bool {
         let deadline = tokio::time::Instant::now() + patience;
         let mut quiet = 0;
-        while quiet < QUIET_LOOKS && tokio::time::Instant::now() < deadline {
+        while quiet < QUIET_LOOKS {
+            if tokio::time::Instant::now() >= deadline {
+                return self.left_out(id, pid);
+            }
             // One that does not answer may well be sending.
             let has = self.look().await.is_none_or(|state| {
                 let loads = &state.instances;
@@ -109,6 +113,14 @@ impl Router {
             quiet = if has { 0 } else { quiet + 1 };
             tokio::time::sleep(DRAIN_LOOK_EVERY).await;
         }
+        true
+    }
+
+    /// Whether the gateway has taken on the latest table, and the instance is not in it.
+    fn left_out(&self, id: &InstanceId, pid: u32) -> bool {
+        let wanted = self.wanted.borrow();
+        let named = wanted.table.as_ref().is_none_or(|table| names(table, id.stamp, pid));
+        !named && self.view.borrow().applied >= wanted.serial
     }
 
     /// Waits until nothing is in flight on a closed slot, or `patience` is over. Gives what is left.
@@ -126,6 +138,18 @@ impl Router {
             tokio::time::sleep(DRAIN_LOOK_EVERY).await;
         }
     }
+}
+
+/// Whether the gateway sends something to the process of a stamp when it has this table.
+fn names(table: &Table, stamp: StampId, pid: u32) -> bool {
+    let stamps = [&table.active, &table.candidate, &table.fallback, &table.previous].into_iter().flatten();
+    let called = |upstream: &TableUpstream| match upstream {
+        TableUpstream::Instances(all) => all.iter().any(|instance| instance.pid == pid),
+        TableUpstream::Url(_) => false,
+    };
+    stamps.filter(|known| known.stamp == stamp).any(|known| {
+        known.instances.iter().any(|instance| instance.pid == pid) || known.upstreams.values().any(called)
+    })
 }
 
 async fn bring(

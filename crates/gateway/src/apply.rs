@@ -1,6 +1,7 @@
 //! Takes tables on, one after the other.
 
 use crate::affinity::EVERYBODY;
+use crate::components;
 use crate::operate;
 use crate::routes::{Instance, Routes};
 use crate::slot::Slot;
@@ -143,7 +144,7 @@ impl Applier {
         parted.retain(|(_, instance)| instance.in_flight() > 0);
         for (stamp, instance) in instances(before) {
             let known = parted.iter().any(|(_, known)| known.key == instance.key);
-            if !now.names(instance.key) && !known {
+            if !now.delivers_to(instance.key) && !known {
                 parted.push((stamp, Arc::clone(instance)));
             }
         }
@@ -154,7 +155,7 @@ impl Applier {
         let parted = self.parted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let routes = self.shared.routes.load();
         let left =
-            parted.iter().filter(|(_, instance)| instance.in_flight() > 0 && !routes.names(instance.key));
+            parted.iter().filter(|(_, instance)| instance.in_flight() > 0 && !routes.delivers_to(instance.key));
         let left = left.map(|(stamp, instance)| (*stamp, instance));
         let load = |(stamp, instance): (StampId, &Arc<Instance>)| InstanceLoad {
             stamp,
@@ -202,6 +203,8 @@ impl Applier {
     }
 }
 
+/// Those that get requests, and those that only sagas call.
 fn instances(routes: &Routes) -> impl Iterator<Item = (StampId, &Arc<Instance>)> {
-    routes.targets().flat_map(|target| target.instances.iter().map(|instance| (target.slot.stamp, instance)))
+    let of = |target| components::instances(target).map(|instance| (target.slot.stamp, instance));
+    routes.targets().map(Arc::as_ref).flat_map(of)
 }

@@ -24,7 +24,7 @@ use crate::metrics::Counts;
 use crate::routes::{Routes, Target};
 use crate::worker::Shared;
 use model::name::StampId;
-use queue::{Call, CallOutcome, Queue};
+use queue::{Call, CallOutcome, Queue, WriteError};
 use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
@@ -77,7 +77,11 @@ impl Courier {
 
     /// Delivers until the gateway drains, and what is in flight then has come to its end or is cut. Only in a local
     /// runtime.
-    pub(crate) async fn work(self: Rc<Self>, end: watch::Receiver<End>) {
+    ///
+    /// # Errors
+    /// The queue writes nothing any longer, and why. What was in flight has had [`SETTLE_TIME`] to answer its clients,
+    /// and is cut: none of it is under way when the file is opened again.
+    pub(crate) async fn work(self: Rc<Self>, end: watch::Receiver<End>) -> Result<(), WriteError> {
         let mut calls = JoinSet::new();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -94,7 +98,13 @@ impl Courier {
                 }
                 Some(ended) = calls.join_next() => abort_on_panic(ended),
                 _ = ticks.tick() => self.tick(),
-                _ = tends.tick() => self.queue.tend(),
+                _ = tends.tick() => {
+                    if let Some(trouble) = self.queue.status().trouble {
+                        self.abandon(calls).await;
+                        return Err(trouble);
+                    }
+                    self.queue.tend();
+                }
             }
         }
         self.queue.rest();
@@ -123,6 +133,20 @@ impl Courier {
         if tokio::time::timeout(SETTLE_TIME, settle).await.is_err() {
             tracing::warn!("the last outcomes are not on disk: their jobs find out at the next start");
         }
+        self.tick();
+        Ok(())
+    }
+
+    /// Lets what is in flight answer whoever waits for it, for [`SETTLE_TIME`]; its outcomes cannot be written.
+    async fn abandon(&self, mut calls: JoinSet<()>) {
+        let answers = async {
+            while let Some(ended) = calls.join_next().await {
+                abort_on_panic(ended);
+            }
+        };
+        // What takes longer is cut.
+        let _ = tokio::time::timeout(SETTLE_TIME, answers).await;
+        calls.shutdown().await;
         self.tick();
     }
 

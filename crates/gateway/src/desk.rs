@@ -3,7 +3,8 @@
 //! An environment without queued routes has no file, no thread and no courier. The first table that queues, or a file
 //! that is there from before, opens the desk: on the courier's own thread, because reading a million jobs takes a
 //! second and forwarding must not wait for it. A queue that cannot be opened is tried again and again, so that
-//! `mainstay queue repair` is all that it takes; meanwhile its routes are refused, and forwarding goes on.
+//! `mainstay queue repair` is all that it takes; meanwhile its routes are refused, and forwarding goes on. The same
+//! holds for a queue that writes nothing any longer while it is open: it is closed, and opened anew.
 
 pub(crate) mod metrics;
 
@@ -14,7 +15,7 @@ use crate::lines::Bundle;
 use crate::routes::Routes;
 use crate::worker::Shared;
 use model::queue::QueueLimits;
-use queue::{Clock, Options, Queue, RepairReport};
+use queue::{Clock, Options, Queue, RepairReport, WriteError};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -33,6 +34,8 @@ pub(crate) struct Desk {
     staff: Mutex<Staff>,
     /// Held while the file is opened or repaired.
     file: Mutex<()>,
+    /// Changes with every repair.
+    repairs: watch::Sender<u64>,
     /// Bytes of bodies that are in memory and not on disk yet.
     pub(crate) gathered: AtomicU64,
 }
@@ -67,6 +70,7 @@ impl Desk {
             delivers: watch::Sender::new(false),
             staff: Mutex::default(),
             file: Mutex::default(),
+            repairs: watch::Sender::new(0),
             gathered: AtomicU64::new(0),
         }
     }
@@ -137,7 +141,17 @@ impl Desk {
             }
             State::Unneeded => return Err("there is no queue: no route is queued, and none was".into()),
         }
-        queue::repair(&self.path).map_err(|cause| explain(&self.path, &cause))
+        let report = queue::repair(&self.path).map_err(|cause| explain(&self.path, &cause))?;
+        self.repairs.send_modify(|repairs| *repairs += 1);
+        Ok(report)
+    }
+
+    /// There is no queue from now on, and why.
+    fn shut(&self, why: String) {
+        if !matches!(self.state(), State::Closed(known) if *known == *why) {
+            tracing::error!(%why, "queued routes are refused");
+        }
+        self.state.send_replace(State::Closed(why.into()));
     }
 
     /// Whether there is a queue now.
@@ -170,12 +184,15 @@ impl Desk {
         }
     }
 
-    /// Returns a moment after the gateway has begun to drain: whoever waits for an outcome waits no longer.
+    /// Returns a moment after the gateway has begun to drain, or once the queue is closed: whoever waits for an outcome
+    /// waits no longer. For who has the queue.
     pub(crate) async fn closing(&self) {
-        let mut end = self.end.subscribe();
-        // The sender is this desk's.
-        let _ = end.wait_for(|end| *end >= End::Near).await;
-        tokio::time::sleep(DRAIN_GRACE).await;
+        let (mut end, mut state) = (self.end.subscribe(), self.state.subscribe());
+        // Both senders are this desk's.
+        tokio::select! {
+            _ = state.wait_for(|state| !matches!(state, State::Open(_))) => {}
+            _ = end.wait_for(|end| *end >= End::Near) => tokio::time::sleep(DRAIN_GRACE).await,
+        }
     }
 
     /// The gateway begins to drain: see [`Self::closing`].
@@ -231,26 +248,74 @@ fn keep_open(shared: &Arc<Shared>, limits: QueueLimits, lines: SyncSender<Bundle
     runtime.block_on(async {
         let desk = &shared.desk;
         let mut end = desk.end.subscribe();
-        let (queue, seed) = loop {
-            match desk.open(&limits) {
-                Ok(opened) => break opened,
+        loop {
+            let mut repairs = desk.repairs.subscribe();
+            let again = match desk.open(&limits) {
                 Err(why) => {
-                    if !matches!(desk.state(), State::Closed(known) if *known == *why) {
-                        tracing::error!(%why, "queued routes are refused");
-                    }
-                    desk.state.send_replace(State::Closed(why.into()));
+                    desk.shut(why);
+                    Again::Soon
                 }
+                Ok((queue, seed)) => {
+                    desk.state.send_replace(State::Open(queue.clone()));
+                    // A table may have come meanwhile.
+                    desk.look(shared, &shared.routes.load());
+                    let courier = Courier::new(Arc::clone(shared), queue, lines.clone(), seed);
+                    let Err(trouble) = courier.work(end.clone()).await else { return };
+                    desk.shut(explain(&desk.path, &trouble) + hint(&trouble));
+                    Again::after(&trouble)
+                }
+            };
+            let reopen = async {
+                match again {
+                    Again::Soon => tokio::time::sleep(REOPEN_PAUSE).await,
+                    // The sender is this desk's.
+                    Again::Repaired => drop(repairs.changed().await),
+                    Again::Never => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // An error says that the gateway is gone.
+                _ = end.wait_for(|end| *end >= End::Drain) => return,
+                () = reopen => {}
             }
-            let ending = end.wait_for(|end| *end >= End::Drain);
-            if tokio::time::timeout(REOPEN_PAUSE, ending).await.is_ok() {
-                return;
-            }
-        };
-        desk.state.send_replace(State::Open(queue.clone()));
-        // A table may have come meanwhile.
-        desk.look(shared, &shared.routes.load());
-        Courier::new(Arc::clone(shared), queue, lines, seed).work(end).await;
+        }
     });
+}
+
+/// When a queue that is not open is opened again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// After [`REOPEN_PAUSE`].
+    Soon,
+    /// Once it was repaired. Sooner it may well open, because opening does not read everything, and lose what is
+    /// written next.
+    Repaired,
+    /// Not by this gateway.
+    Never,
+}
+
+impl Again {
+    /// After the queue has written nothing any longer.
+    fn after(trouble: &WriteError) -> Self {
+        match trouble {
+            WriteError::Fenced { .. } => Self::Never,
+            WriteError::Damaged(_) => Self::Repaired,
+            // Whatever the log holds is written anew and synced when the file is opened: a failed fsync is made good.
+            WriteError::Broken(_)
+            | WriteError::Full
+            | WriteError::Reserve { .. }
+            | WriteError::Busy(_)
+            | WriteError::Refused(_) => Self::Soon,
+        }
+    }
+}
+
+/// What an operator can do about it.
+fn hint(trouble: &WriteError) -> &'static str {
+    match Again::after(trouble) {
+        Again::Repaired => "; hint: mainstay queue repair ENV",
+        Again::Soon | Again::Never => "",
+    }
 }
 
 /// Why the file is not used, with its name and what to do.

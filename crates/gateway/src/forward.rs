@@ -11,7 +11,7 @@ use crate::choice::Choice;
 use crate::client::Upload;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Refusal};
-use crate::hold::hold;
+use crate::hold::{hold, hold_for_room};
 use crate::limits::{CONNECT_TRIES, UNSENT_TRIES};
 use crate::request::{claim, too_large};
 use crate::routes::{Local, Routes, Target};
@@ -134,7 +134,13 @@ async fn connection(
                 }
                 continue;
             }
-            Err(refusal) => return Err(refusal),
+            Err(refusal) => {
+                // Only those who have waited already: whom there is no room for otherwise is told at once.
+                let target = Rc::clone(&exchange.claim.as_ref().expect("a request is forwarded under a claim").target);
+                hold_for_room(exchange, &target, tries.held_until, refusal).await?;
+                claim_again(exchange, choice, request, tries)?;
+                continue;
+            }
         };
         let claimed = exchange.claim.as_ref().and_then(|claim| claim.instance().map(Arc::clone));
         let instance = claimed.expect("an instance is held by now");

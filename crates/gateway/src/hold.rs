@@ -6,6 +6,7 @@
 //! table that closes the slot wakes it to claim another.
 
 use crate::choice::Choice;
+use crate::client::Phase;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Refusal};
 use crate::limits::TICK;
@@ -84,10 +85,44 @@ pub(crate) async fn hold(
         // An instance that is to be stopped must not be waited for because of this request.
         claim.let_go();
     }
+    arm(exchange, until);
     exchange.hold_begins();
     let outcome = wait(exchange, choice, &shared, until).await;
     exchange.hold_ends();
     if outcome { Ok(()) } else { Err(refusal) }
+}
+
+/// Waits for a tick: whoever was held comes back together with all others, and an instance has room for so many at
+/// once. `until` is when the request's patience ends, if it has waited. Dropped before it is ready, it waits no longer.
+///
+/// # Errors
+/// `refusal`, when it has not waited, or for long enough, or when the gateway drains. `overloaded` when too many wait
+/// already.
+pub(crate) async fn hold_for_room(
+    exchange: &mut Exchange,
+    target: &Target,
+    until: Option<Instant>,
+    refusal: Refusal,
+) -> Result<(), Refusal> {
+    let Some(until) = until.filter(|until| Instant::now() < *until) else { return Err(refusal) };
+    if exchange.worker.is_draining() {
+        return Err(refusal);
+    }
+    let shared = Arc::clone(exchange.worker.shared());
+    let Some(_place) = Place::take(&shared, target.settings.hold.requests) else { return Err(refusal) };
+    arm(exchange, until);
+    exchange.hold_begins();
+    tokio::time::sleep_until(until.min(Instant::now() + TICK)).await;
+    exchange.hold_ends();
+    Ok(())
+}
+
+/// A client that leaves meanwhile has left: what is waited for is not its doing, and no time of its connection's is
+/// over.
+fn arm(exchange: &Exchange, until: Instant) {
+    let left = until.saturating_duration_since(Instant::now());
+    // The answer that comes when it is over has begun by then.
+    exchange.client().arm(Phase::Service, left + TICK);
 }
 
 /// Whether there is something to go on with, before it is too late.

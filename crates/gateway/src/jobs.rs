@@ -7,7 +7,7 @@ use crate::desk::State;
 use crate::exchange::Exchange;
 use crate::fault::{Fault, Refusal};
 use crate::queued::prefer::{PREFERENCE_APPLIED, Preferences};
-use crate::queued::{replay, retry_after};
+use crate::queued::{not_written, replay, retry_after};
 use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue,
@@ -195,7 +195,7 @@ async fn cancel(
             Ok(response)
         }
         Cancelled::Gone => Err(gone(queue, name).await),
-        Cancelled::Failed(why) => Err(Refusal::new(Fault::QueueFull, why.to_string())),
+        Cancelled::Failed(why) => Err(not_written(&why)),
     }
 }
 
@@ -221,9 +221,12 @@ fn unread(cause: &ReadError) -> Refusal {
     Refusal::new(Fault::QueueClosed, cause.to_string())
 }
 
-/// RFC 9110, 9.3.2: what GET would get, without its body.
+/// RFC 9110, 9.3.2: what GET would get, without its body. What has no body has no length either (8.6).
 fn without_body(response: &mut Response<AnswerBody>) {
     use hyper::body::Body as _;
+    if matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return;
+    }
     let length = response.body().size_hint().exact().unwrap_or_default();
     *response.body_mut() = AnswerBody::own(Bytes::new());
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));

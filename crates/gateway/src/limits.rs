@@ -70,6 +70,10 @@ pub(crate) const RETRY_COST: u32 = 5;
 /// Requests a worker may save up for repetitions; it starts with a tenth of it.
 pub(crate) const RETRY_SAVINGS: u32 = 500;
 
+/// How long the stamp before may take to begin its answer to what a stamp has answered with 404; then that is the
+/// answer, and the instance that was asked is not asked for [`EJECTION`].
+pub(crate) const PREVIOUS_TIME: Duration = Duration::from_secs(2);
+
 /// Bytes of a file of a stamp that has stopped that are read at once: what one such answer holds in memory.
 pub(crate) const FILE_CHUNK: usize = 64 * 1024;
 

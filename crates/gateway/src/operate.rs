@@ -111,7 +111,7 @@ fn refused(error: OperationError) -> Problem {
     }
     let code = match error {
         OperationError::NoSuchJob(_) | OperationError::Malformed(_) => Code::BadRequest,
-        OperationError::WrongState { .. } => Code::Conflict,
+        OperationError::WrongState { .. } | OperationError::UnderWay(_) => Code::Conflict,
         OperationError::Read(_) | OperationError::Write { .. } => Code::Machine,
     };
     Problem::new(code, message)

@@ -6,7 +6,8 @@ use crate::choice::Choice;
 use crate::exchange::{Claim, Exchange};
 use crate::forward::{Again, Sent, send};
 use crate::kept;
-use crate::routes::Routes;
+use crate::limits::PREVIOUS_TIME;
+use crate::routes::{Instance, Routes, Target};
 use crate::upstream::Upstream;
 use http::header::{HOST, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -54,17 +55,34 @@ pub(crate) async fn answer(exchange: &mut Exchange, asked: &Asked, own: Answer) 
     })
 }
 
-/// What the stamp before answers. None: there is none, or it does not.
+/// What the stamp before answers. None: there is none, or it does not, or not within [`PREVIOUS_TIME`]. Who waits here
+/// could have had a 404 long ago, so an instance that was of no help a moment ago is not asked.
 async fn ask(exchange: &Exchange, again: &Again) -> Option<(Claim, Answer)> {
     let mut claim = claim(exchange)?;
     let worker = &exchange.worker;
     let target = Rc::clone(&claim.target);
     let position = target.choose(worker.now_ms(), None, &[], || worker.random())?;
-    if !target.instances[position].hold(target.settings.limits.in_flight) {
+    let instance = &target.instances[position];
+    if instance.is_ejected(worker.now_ms()) || !instance.hold(target.settings.limits.in_flight) {
         return None;
     }
     claim.hold(position);
-    let instance = &target.instances[position];
+    let answer = tokio::time::timeout(PREVIOUS_TIME, ask_instance(exchange, again, &target, instance)).await;
+    let Ok(answer) = answer else {
+        instance.eject(worker.now_ms());
+        return None;
+    };
+    answer.map(|answer| (claim, answer))
+}
+
+/// What this instance of it answers. None: it does not.
+async fn ask_instance(
+    exchange: &Exchange,
+    again: &Again,
+    target: &Target,
+    instance: &Instance,
+) -> Option<Answer> {
+    let worker = &exchange.worker;
     let mut idle = worker.take_connection(instance.key, true);
     loop {
         let was_idle = idle.is_some();
@@ -80,9 +98,9 @@ async fn ask(exchange: &Exchange, again: &Again) -> Option<(Claim, Answer)> {
             let address = HeaderValue::try_from(instance.address.to_string());
             request.headers_mut().insert(HOST, address.expect("an address is visible ASCII"));
         }
-        match send(exchange, &target, &mut upstream, request).await {
+        match send(exchange, target, &mut upstream, request).await {
             Sent::Answered(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => return None,
-            Sent::Answered(response) => return Some((claim, (response, upstream))),
+            Sent::Answered(response) => return Some((response, upstream)),
             // It was closed meanwhile: a new one tells more.
             Sent::Unsent(_) | Sent::Died if was_idle => {}
             Sent::Unsent(_) | Sent::Died | Sent::Refused(_) => return None,

@@ -34,7 +34,7 @@ use std::time::{Duration, SystemTime};
 
 /// The name of the job, on each answer that has to do with one.
 const JOB: HeaderName = HeaderName::from_static("mainstay-job");
-/// The answer was given before (the draft calls for it, and Stripe has this field).
+/// The answer was given before (Stripe's name for it; the draft has no field for this).
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// The answer was longer than what is kept of one.
 const TRUNCATED: HeaderName = HeaderName::from_static("mainstay-answer-truncated");
@@ -180,6 +180,10 @@ pub(crate) async fn answer(
         }
         Submitted::Invalid(why) => Err(Refusal::new(Fault::BadBody, why)),
         Submitted::Full(full) => Ok(refused(exchange, &full)),
+        Submitted::Uncertain(why) => {
+            let detail = format!("whether it is on disk is not known: {why}");
+            Err(Refusal::new(Fault::QueueTimeout, detail))
+        }
     }
 }
 
@@ -212,14 +216,19 @@ fn repeated(
 
 /// Nothing was taken on.
 fn refused(exchange: &mut Exchange, full: &Full) -> Response<AnswerBody> {
-    let fault = match full.why {
-        FullWhy::Jobs { .. } | FullWhy::Bytes { .. } | FullWhy::Disk(_) => Fault::QueueFull,
-        FullWhy::Broken(_) | FullWhy::Fenced | FullWhy::Refused(_) => Fault::QueueClosed,
-    };
-    let mut response = exchange.refuse(&Refusal::new(fault, full.why.to_string()));
+    let mut response = exchange.refuse(&not_written(&full.why));
     let seconds = full.retry_after.as_secs().max(1);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     response
+}
+
+/// Why nothing was written: there is no room, or no queue to be trusted.
+pub(crate) fn not_written(why: &FullWhy) -> Refusal {
+    let fault = match why {
+        FullWhy::Jobs { .. } | FullWhy::Bytes { .. } | FullWhy::Disk(_) => Fault::QueueFull,
+        FullWhy::Broken(_) | FullWhy::Fenced | FullWhy::Refused(_) => Fault::QueueClosed,
+    };
+    Refusal::new(fault, why.to_string())
 }
 
 fn apply(response: &mut Response<AnswerBody>, applied: Option<HeaderValue>) {
@@ -271,7 +280,9 @@ fn settled(
     what: &'static str,
 ) -> Response<AnswerBody> {
     exchange.told(view.name.id.0, what);
-    if let Some(answer) = answer {
+    // What the service once said no to is not its last word on a job that was given up since.
+    let given = answer.filter(|_| !matches!(view.state, JobState::Cancelled | JobState::Dropped));
+    if let Some(answer) = given {
         let mut response = replay(answer);
         response.headers_mut().insert(JOB, job_field(view));
         return response;

@@ -6,6 +6,7 @@ mod otlp;
 
 use crate::fields;
 use crate::ids::{self, Parts};
+use crate::limits::LINE_FIELD_BYTES;
 use crate::worker::Worker;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use model::name::StampId;
@@ -106,8 +107,8 @@ pub(crate) fn decide<B>(
             client,
             started_ns: unix_ns(),
             method: request.method().clone(),
-            path: request.uri().path().to_owned(),
-            host: request.headers().get(header::HOST).cloned(),
+            path: cut(request.uri().path()).to_owned(),
+            host: request.headers().get(header::HOST).and_then(own),
             peer,
             asked: None,
         })
@@ -118,6 +119,18 @@ pub(crate) fn decide<B>(
 /// What the request says of its trace, if that is one thing and well-formed.
 fn context(fields: &HeaderMap) -> Option<Parts> {
     fields::traceparent(fields).and_then(|text| ids::parts(text.as_bytes()))
+}
+
+/// What is kept of a text that somebody sent, at most [`LINE_FIELD_BYTES`] as in access lines: traced requests wait for
+/// the exporter, thousands of them.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LINE_FIELD_BYTES)]
+}
+
+/// As much of a field's value, in memory of its own: a value that came shares that of its whole head.
+fn own(value: &HeaderValue) -> Option<HeaderValue> {
+    let bytes = value.as_bytes();
+    HeaderValue::from_bytes(&bytes[..bytes.len().min(LINE_FIELD_BYTES)]).ok()
 }
 
 /// Of a trace that this gateway makes up. Whether it is sampled is decided afterwards.

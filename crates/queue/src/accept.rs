@@ -219,13 +219,7 @@ impl Shared {
             // Whoever submitted may be gone; the job is not.
             let _ = sender.send(submitted);
         });
-        let gone = || {
-            Submitted::Full(Full {
-                why: FullWhy::Broken("its writer has ended".into()),
-                retry_after: TROUBLE_RETRY,
-            })
-        };
-        accepted.await.unwrap_or_else(|_| gone())
+        accepted.await.unwrap_or_else(|_| Submitted::Uncertain("its writer has ended".into()))
     }
 
     /// The job is on disk, or is not. Called on the journal's thread.
@@ -252,6 +246,8 @@ impl Shared {
         self.wake.notify_one();
         match result {
             Ok(ticket) => Submitted::New(ticket),
+            // Its commit may be in the log although it was not synced, and hold at the next start.
+            Err(WriteError::Broken(why) | WriteError::Damaged(why)) => Submitted::Uncertain(why),
             Err(error) => {
                 let transient = matches!(error, WriteError::Busy(_));
                 let retry_after = if transient { FULL_RETRY } else { TROUBLE_RETRY };
@@ -296,7 +292,7 @@ impl Shared {
         state.hot.keep(entry.id(), &request, bytes as usize);
         let from_ms = request.head.from_ms;
         let job =
-            Job { entry, bytes, request, attempts: 1, excused: 0, tries: 0, from_ms, known: Vec::new() };
+            Job { entry, bytes, request, attempts: 1, excused: 0, tries: 0, from_ms, doubted: false, known: Vec::new() };
         let began_ms = self.wall_ms();
         state.take_off(Flight { job, upstream, begun, place: None, probe: false, began_ms }, message)
     }

@@ -68,6 +68,8 @@ pub(crate) struct Carried {
     pub(crate) upstream: Option<UpstreamIndex>,
     /// Whether it waits only because its upstream did not work: then it goes on as soon as that does.
     pub(crate) hurries: bool,
+    /// Whether an attempt may have happened although it was not answered so.
+    pub(crate) doubted: bool,
     timer: u64,
     queued: bool,
 }
@@ -85,6 +87,8 @@ pub(crate) struct InDoubt {
     pub(crate) probes: u32,
     /// Of these, how many in a row said that it did not happen.
     pub(crate) denials: u32,
+    /// Since when its last attempt is over for this side: it may go on in the service for a while.
+    pub(crate) since: Moment,
     timer: u64,
     queued: bool,
 }
@@ -243,6 +247,13 @@ impl Book {
     /// Gives a job back that was picked and not called, to be picked first as soon as its upstream allows it.
     pub(crate) fn give_back(&mut self, entry: Entry, upstream: UpstreamIndex) {
         self.busy.remove(&entry.id());
+        // There it is found, should its job be taken out.
+        if let Some(doubt) = self.doubtful.get_mut(&entry.id()) {
+            doubt.upstream = Some(upstream);
+        }
+        if let Some(carried) = self.carried.get_mut(&entry.id()) {
+            carried.upstream = Some(upstream);
+        }
         self.targets[upstream].ready.push_front(entry);
     }
 
@@ -383,6 +394,20 @@ impl Book {
         self.release(id, order);
     }
 
+    /// A job in hand whose doubt is resolved is sent again, before what is behind it: its value stays with it, if it
+    /// has that still, and it goes first where it has not.
+    pub(crate) fn begin_anew(&mut self, entry: Entry) {
+        let id = entry.id();
+        let carried = self.carried.remove(&id).filter(|carried| carried.queued);
+        let doubtful = self.doubtful.remove(&id).filter(|doubt| doubt.queued);
+        self.aside.remove(&id);
+        let lies = carried.map(|carried| carried.upstream);
+        if let Some(upstream) = lies.or(doubtful.map(|doubt| doubt.upstream)) {
+            self.take_out(id, upstream, entry.route());
+        }
+        self.lines[entry.route()].again.push_front(entry);
+    }
+
     /// Takes a probe that is due out of wherever it lies, because its job may come up anew.
     fn take_out(&mut self, id: u64, upstream: Option<UpstreamIndex>, route: usize) {
         let line = &mut self.lines[route];
@@ -462,6 +487,7 @@ impl Carried {
             from_ms: None,
             upstream: None,
             hurries: false,
+            doubted: false,
             timer: 0,
             queued: false,
         }
@@ -469,8 +495,8 @@ impl Carried {
 }
 
 impl InDoubt {
-    /// One that was not asked for yet.
-    pub(crate) fn new(entry: Entry, attempts: u32) -> Self {
+    /// One that was not asked for yet, and whose last attempt was over at `since`.
+    pub(crate) fn new(entry: Entry, attempts: u32, since: Moment) -> Self {
         Self {
             entry: entry.without(FRESH | PROBE),
             attempts,
@@ -479,6 +505,7 @@ impl InDoubt {
             upstream: None,
             probes: 0,
             denials: 0,
+            since,
             timer: 0,
             queued: false,
         }

@@ -150,6 +150,9 @@ pub(crate) struct StepHead {
     /// Whether one of them may have happened although it was not answered so.
     #[serde(default)]
     pub(crate) doubt: bool,
+    /// When the last one ended that may have happened, in Unix milliseconds.
+    #[serde(default)]
+    pub(crate) doubt_ms: i64,
     /// What last went wrong.
     #[serde(default)]
     pub(crate) why: String,

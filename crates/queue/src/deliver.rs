@@ -1,6 +1,6 @@
 //! From a job that is due to the call that is made for it.
 
-use crate::book::{Carried, Entry, FRESH, PROBE, Pick, Picked, UpstreamIndex};
+use crate::book::{Carried, Entry, FRESH, InDoubt, PROBE, Pick, Picked, UpstreamIndex};
 use crate::call::{Call, CallId, Upstream};
 use crate::clock::Moment;
 use crate::codec::{CodecError, StoredRequest, StoredStep};
@@ -32,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) tries: u32,
     /// From when its age counts, on the wall.
     pub(crate) from_ms: i64,
+    /// Whether an attempt of it may have happened although it was not answered so.
+    pub(crate) doubted: bool,
     /// What is known of the calls of its saga's present run.
     pub(crate) known: Vec<(Place, StoredStep)>,
 }
@@ -48,6 +50,27 @@ pub(crate) struct Flight {
     pub(crate) probe: bool,
     /// When it began, on the wall.
     pub(crate) began_ms: i64,
+}
+
+impl Flight {
+    /// Whether an earlier attempt of the same may have happened, or may still be under way.
+    pub(crate) fn is_doubted(&self) -> bool {
+        match self.place {
+            Some(place) => {
+                let known = self.job.known.iter().find(|(known, _)| *known == place);
+                known.is_some_and(|(_, step)| step.head.doubt)
+            }
+            None => self.job.doubted,
+        }
+    }
+
+    /// How long an attempt of what it asks for may take.
+    pub(crate) fn longest(&self) -> Duration {
+        let request = &self.job.request;
+        let steps = request.saga.as_ref().map(|saga| &saga.steps);
+        let step = self.place.and_then(|place| steps?.get(usize::from(place.step)));
+        step.map_or(request.settings.attempt_timeout, |step| step.timeout)
+    }
 }
 
 /// What is sent, but for what every call has.
@@ -75,6 +98,8 @@ enum Unloadable {
     Gone,
     /// Its records cannot be read by this program; its request has so many bytes.
     Records(CodecError, u64),
+    /// Its row says that it may have happened, although it was picked to be sent.
+    InDoubt(u32),
     /// The file cannot be read now.
     Disk(ReadError),
 }
@@ -222,8 +247,9 @@ impl Shared {
         let id = job_id(&entry);
         let (hot, known) = {
             let state = self.lock();
-            let carried = state.book.carried(entry.id()).map(|c| (c.attempts, c.excused, c.tries, c.from_ms));
-            let doubt = state.book.doubtful(entry.id()).map(|d| (d.attempts, d.excused, 0, d.from_ms));
+            let carried = state.book.carried(entry.id());
+            let carried = carried.map(|c| (c.attempts, c.excused, c.tries, c.from_ms, c.doubted));
+            let doubt = state.book.doubtful(entry.id()).map(|d| (d.attempts, d.excused, 0, d.from_ms, false));
             (state.hot.get(entry.id()), carried.or(doubt))
         };
         let (request, bytes) = match hot {
@@ -235,22 +261,30 @@ impl Shared {
                 (Arc::new(request), bytes)
             }
         };
-        let (attempts, excused, tries, from_ms) = match known {
-            Some((attempts, excused, tries, Some(from_ms))) => (attempts, excused, tries, from_ms),
-            None if entry.has(FRESH) => (0, 0, 0, request.head.from_ms),
+        let (attempts, excused, tries, from_ms, doubted) = match known {
+            Some((attempts, excused, tries, Some(from_ms), doubted)) => {
+                (attempts, excused, tries, from_ms, doubted)
+            }
+            None if entry.has(FRESH) => (0, 0, 0, request.head.from_ms, false),
             Some(_) | None => {
-                let (attempts, from_ms) = self.recorded(id, &request)?;
-                (attempts, 0, attempts, from_ms)
+                let (attempts, from_ms) = self.recorded(entry, &request)?;
+                // Which of its attempts an outage has excused is not on disk: all are, or a restart in a long outage
+                // would kill the backlog. Its age still bounds it. An idempotent one may have been sent unannounced.
+                (attempts, attempts, attempts, from_ms, request.settings.idempotent)
             }
         };
         let known =
             if request.saga.is_some() { self.known(id, request.head.generation, bytes)? } else { Vec::new() };
-        Ok(Job { entry, bytes, request, attempts, excused, tries, from_ms, known })
+        Ok(Job { entry, bytes, request, attempts, excused, tries, from_ms, doubted, known })
     }
 
     /// The attempts of a job and from when its age counts, as they are on disk.
-    fn recorded(&self, id: JobId, request: &StoredRequest) -> Result<(u32, i64), Unloadable> {
+    fn recorded(&self, entry: Entry, request: &StoredRequest) -> Result<(u32, i64), Unloadable> {
+        let id = job_id(&entry);
         let row = self.journal.job(id)?.filter(|row| row.state.is_pending()).ok_or(Unloadable::Gone)?;
+        if row.state == JobState::Unknown && !entry.has(PROBE) {
+            return Err(Unloadable::InDoubt(row.attempts));
+        }
         if row.attempts == 0 {
             // Never attempted, or released by an operator: since then it is due.
             return Ok((0, row.due_ms.max(request.head.from_ms)));
@@ -285,8 +319,19 @@ impl Shared {
                 tracing::error!(job = entry.id(), %error, "a queued request cannot be read; it is tried again");
                 let at = later(self.clock.now(), UNREADABLE_PAUSE);
                 let mut state = self.lock();
-                let carried = state.book.carried(entry.id()).cloned();
-                state.book.put_off(carried.unwrap_or_else(|| Carried::new(entry, 0)), at);
+                // What may have happened stays in doubt: put off like others, it would be sent again.
+                if let Some(denials) = state.book.doubtful(entry.id()).map(|doubt| doubt.denials) {
+                    state.book.probe_later(entry.id(), denials, Some(at));
+                } else {
+                    let carried = state.book.carried(entry.id()).cloned();
+                    state.book.put_off(carried.unwrap_or_else(|| Carried::new(entry, 0)), at);
+                }
+            }
+            Unloadable::InDoubt(attempts) => {
+                tracing::error!(job = entry.id(), "a job that may have happened was about to be sent; it is not");
+                let now = self.clock.now();
+                let mut state = self.lock();
+                state.book.doubt(InDoubt::new(entry, attempts, now), None, Some(now));
             }
             Unloadable::Records(error, bytes) => {
                 let at_ms = self.wall_ms();

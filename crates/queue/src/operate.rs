@@ -103,6 +103,10 @@ impl Shared {
         let shared = self.clone();
         let work = move |_: &Self| {
             let what = words(&which);
+            let one = match &which {
+                Selection::Jobs(ids) => <[JobId; 1]>::try_from(ids.as_slice()).ok(),
+                Selection::Key(_) | Selection::Fitting(_) => None,
+            };
             let mut done = 0;
             shared.each_page(&which, &deed, |rows| {
                 for batch in rows.chunks(BATCH) {
@@ -113,7 +117,11 @@ impl Shared {
                 }
                 Ok(())
             })?;
-            Ok(done)
+            match one {
+                // It was in the right state, and could not be taken in hand.
+                Some([id]) if done == 0 => Err(OperationError::UnderWay(id)),
+                Some(_) | None => Ok(done),
+            }
         };
         self.read(work).await
     }
@@ -311,17 +319,25 @@ impl Shared {
             | JobState::Unknown => {}
         }
         state.hot.remove(id);
+        let begins = becomes == JobState::Waiting;
         if row.state.is_pending() {
-            state.book.remove_claimed(id, row.order.unwrap_or_default());
             state.book.uncount(row.request_bytes);
+            if begins {
+                // It keeps its value: what is behind it stays there.
+                let entry = entry_of(&mut state.book, row);
+                state.book.begin_anew(entry);
+            } else {
+                state.book.remove_claimed(id, row.order.unwrap_or_default());
+            }
         } else {
             state.book.release_claim(id);
+            if begins {
+                let entry: Entry = entry_of(&mut state.book, row);
+                state.book.push(entry);
+            }
         }
-        if becomes == JobState::Waiting {
-            let row = JobRow { request_bytes: bytes.unwrap_or(row.request_bytes), ..row.clone() };
-            let entry: Entry = entry_of(&mut state.book, &row);
-            state.book.count(row.request_bytes);
-            state.book.push(entry);
+        if begins {
+            state.book.count(bytes.unwrap_or(row.request_bytes));
             return;
         }
         let waiting = state.waiting.remove(&id).unwrap_or_default();
@@ -438,7 +454,8 @@ fn words(which: &Selection) -> String {
             let more = if ids.len() > 20 { " and more" } else { "" };
             format!("jobs {}{more}", shown.join(", "))
         }
-        Selection::Key(key) => format!("key {key}"),
+        // The key itself is the client's secret, and the log is kept for long.
+        Selection::Key(key) => format!("key with hash {:016x}", crate::fingerprint::key_alone(key)),
         Selection::Fitting(Filter { states, route, order, created_from_ms, created_before_ms }) => {
             let mut words: Vec<String> = states.iter().map(|state| state_name(*state).to_owned()).collect();
             words.extend(route.iter().map(|route| format!("route {route}")));

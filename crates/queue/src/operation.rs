@@ -215,6 +215,9 @@ pub enum OperationError {
         /// What was to be done.
         what: &'static str,
     },
+    /// The job is being attempted, asked about, or changed by somebody else at this moment.
+    #[error("job {0} is under way: nothing was done; try again in a moment")]
+    UnderWay(JobId),
     /// What was handed in is not what it should be.
     #[error("{0}")]
     Malformed(String),

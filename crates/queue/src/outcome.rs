@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::journal::{AttemptRecord, Change};
 
-/// How often in a row a probe has to say that an attempt did not happen, a pause apart, before that is believed: the
-/// attempt may still be under way in the service while the first one asks.
+/// How often in a row a probe has to say that an attempt did not happen, a pause apart, before that is believed. The
+/// last of them counts only once the attempt has been over for as long as an attempt may take: until then it may
+/// still be under way in the service, as behind a lock that reads do not wait for.
 pub(crate) const DENIALS: u32 = 2;
 /// The least pause before a probe.
 pub(crate) const PROBE_PAUSE: Duration = Duration::from_secs(1);
@@ -81,6 +82,8 @@ impl Shared {
         if closes {
             state.book.hurry(flight.upstream);
         }
+        let doubted = !flight.probe && flight.is_doubted();
+        let meaning = if doubted { meaning.after_doubt(&outcome) } else { meaning };
         let came = Came { outcome, meaning, now, at_ms, began_ms: flight.began_ms, outage };
         let own = flight.job.request.settings.clone();
         let (change, mut after) = match (flight.place, flight.probe) {
@@ -141,6 +144,7 @@ impl Shared {
         again: Again,
     ) -> (Option<Change>, After) {
         job.tries = job.tries.saturating_add(1);
+        job.doubted |= again.doubt;
         let ended = came.record(job.attempts, "");
         if came.meaning == Meaning::NotSent {
             // What was not sent takes no number.
@@ -203,7 +207,7 @@ impl Shared {
         let has_probe = settings.probe.is_some() || job.request.settings.probe.is_some();
         let probe = has_probe.then(|| later(came.now, state.pause(1).max(PROBE_PAUSE)));
         let hold = later(came.now, settings.unknown_hold);
-        (Some(change), After::Doubt { doubt: Box::new(doubt(job, upstream)), hold: Some(hold), probe })
+        (Some(change), After::Doubt { doubt: Box::new(doubt(job, upstream, came.now)), hold: Some(hold), probe })
     }
 
     /// Asks what became of a plain job, or of the step of a saga.
@@ -252,7 +256,7 @@ impl Shared {
                 let ended = came.record(job.attempts, "probe: ");
                 some(settle(job, JobState::Done, came.at_ms, came.answer().cloned(), Some(ended)))
             }
-            Said::Not if state.is_denied(job.entry.id()) => {
+            Said::Not if state.is_denied(job.entry.id(), came.now, flight.longest()) => {
                 let ended = came.record(job.attempts, "probe: it did not happen: ");
                 let used_up = job.attempts.saturating_sub(job.excused) >= settings.attempts;
                 let too_old = came.at_ms.saturating_sub(job.from_ms) > span_ms(settings.max_age);
@@ -266,19 +270,34 @@ impl Shared {
                     After::PutOff(Box::new(carried(job, *upstream, false)), later(came.now, pause)),
                 )
             }
-            said @ (Said::Not | Said::Nothing) => (None, self.ask_again(state, job, came, said)),
+            said @ (Said::Not | Said::Nothing) => {
+                (None, self.ask_again(state, job, came, said, flight.longest()))
+            }
         }
     }
 
     /// A probe has not settled the question: it is asked again, until the job is too old for that.
-    pub(crate) fn ask_again(&self, state: &mut State, job: &Job, came: &Came, said: Said) -> After {
+    pub(crate) fn ask_again(
+        &self,
+        state: &mut State,
+        job: &Job,
+        came: &Came,
+        said: Said,
+        attempt: Duration,
+    ) -> After {
         let id = job.entry.id();
-        let (probes, denials) = state.book.doubtful(id).map_or((0, 0), |doubt| (doubt.probes, doubt.denials));
+        let doubt = state.book.doubtful(id);
+        let (probes, denials, since) =
+            doubt.map_or((0, 0, came.now), |doubt| (doubt.probes, doubt.denials, doubt.since));
         let denials = if said == Said::Not { denials + 1 } else { 0 };
         // Its own pause is short where the service has just said no.
         let pause = state.pause(if said == Said::Not { 1 } else { probes + 1 }).max(PROBE_PAUSE);
         let too_old = came.at_ms.saturating_sub(job.from_ms) > span_ms(job.request.settings.max_age);
-        let at = (!too_old || said == Said::Not).then(|| later(came.now, pause));
+        let at = (!too_old || said == Said::Not).then(|| match said {
+            // Before that it would not be believed.
+            Said::Not => later(came.now, pause).max(later(since, attempt)),
+            Said::Happened | Said::Nothing => later(came.now, pause),
+        });
         After::AskAgain { id, denials, at }
     }
 }
@@ -307,9 +326,10 @@ impl State {
             .is_some_and(|waiting| waiting.client.as_ref().is_some_and(|client| !client.answer.is_closed()))
     }
 
-    /// Whether one more probe that says no is enough to believe it.
-    pub(crate) fn is_denied(&self, id: u64) -> bool {
-        self.book.doubtful(id).is_some_and(|doubt| doubt.denials + 1 >= DENIALS)
+    /// Whether one more probe that says no, at `now`, is enough to believe it. `attempt` is how long one may take.
+    pub(crate) fn is_denied(&self, id: u64, now: Moment, attempt: Duration) -> bool {
+        let doubt = self.book.doubtful(id);
+        doubt.is_some_and(|doubt| doubt.denials + 1 >= DENIALS && now >= later(doubt.since, attempt))
     }
 }
 
@@ -330,12 +350,13 @@ pub(crate) fn carried(job: &Job, upstream: usize, hurries: bool) -> Carried {
     carried.from_ms = Some(job.from_ms);
     carried.upstream = Some(upstream);
     carried.hurries = hurries;
+    carried.doubted = job.doubted;
     carried
 }
 
 /// What is kept of a job while its outcome is unknown.
-pub(crate) fn doubt(job: &Job, upstream: usize) -> InDoubt {
-    let mut doubt = InDoubt::new(job.entry, job.attempts);
+pub(crate) fn doubt(job: &Job, upstream: usize, since: Moment) -> InDoubt {
+    let mut doubt = InDoubt::new(job.entry, job.attempts, since);
     doubt.excused = job.excused;
     doubt.from_ms = Some(job.from_ms);
     doubt.upstream = Some(upstream);

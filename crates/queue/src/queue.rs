@@ -243,7 +243,8 @@ impl Queue {
         self.shared.read(move |shared| shared.export(&filter, after, limit)).await
     }
 
-    /// Accepts exported jobs as new ones, with their keys; one whose key is known here is left out. The lines are
+    /// Accepts exported jobs as new ones, with their keys; one whose key is known here is left out. Those whose client
+    /// gave none are known by the random one that they were given, so that an import can be repeated. The lines are
     /// checked before anything is accepted. Beyond the queue's limits the rest is refused.
     pub async fn import(&self, lines: Vec<String>, by_uid: u32) -> Result<Imported, OperationError> {
         let shared = self.shared.clone();

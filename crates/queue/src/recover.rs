@@ -110,7 +110,7 @@ impl Shared {
             });
             let mut state = self.lock();
             let entry = entry_of(&mut state.book, &row);
-            state.book.doubt(InDoubt::new(entry, row.attempts), hold, Some(now));
+            state.book.doubt(InDoubt::new(entry, row.attempts, now), hold, Some(now));
         }
     }
 

@@ -225,7 +225,8 @@ impl Shared {
             Ok(()) => self.take_effect(after),
             Err(WriteError::Refused(why)) => {
                 // Nobody else writes to a job that is busy, so the file does not hold what it should.
-                tracing::error!(%why, ?change, "the queue's file refuses an outcome; it stands in memory only");
+                let (job, state) = about(&change);
+                tracing::error!(%why, job, state, "the queue's file refuses an outcome; it stands in memory only");
                 self.take_effect(after);
             }
             Err(WriteError::Full | WriteError::Reserve { .. } | WriteError::Busy(_)) => {
@@ -319,6 +320,21 @@ impl State {
     pub(crate) fn call_id(&mut self) -> CallId {
         self.next_call += 1;
         CallId(self.next_call)
+    }
+}
+
+/// Which job a change is about and what becomes of it, for messages: a whole change would show requests and answers.
+fn about(change: &Change) -> (u64, &'static str) {
+    match change {
+        Change::Accept(new) => (new.id.0, new.state.name()),
+        Change::Attempt { id, state, .. } | Change::Outcome { id, state, .. } => (id.0, state.name()),
+        Change::Released { id, .. } => (id.0, "released"),
+        Change::Replaced { id, .. } => (id.0, "replaced"),
+        Change::Step { id, .. } => (id.0, "step"),
+        Change::Several(changes) => changes.last().map_or((0, "nothing"), about),
+        Change::Paused(_) => (0, "paused"),
+        Change::Resumed(_) => (0, "resumed"),
+        Change::Operation(_) => (0, "operation"),
     }
 }
 

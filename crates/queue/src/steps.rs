@@ -52,9 +52,13 @@ impl Shared {
         let Some((upstream, begun)) = self.begin(&job, &message.to) else { return Step::Again };
         job.attempts += 1;
         let mut head = head(&job, place);
+        let at_ms = self.wall_ms();
+        if head.state == CallState::Begun {
+            // It was under way when the process ended, and may have happened.
+            (head.doubt, head.doubt_ms) = (true, at_ms);
+        }
         head.attempts += 1;
         head.state = CallState::Begun;
-        let at_ms = self.wall_ms();
         let step = note(&mut job, place, StoredStep { head, answer: None }, at_ms);
         let id = job_id(&job.entry);
         let state = JobState::Dispatching;
@@ -68,7 +72,7 @@ impl Shared {
     fn found_in_doubt(self: &Arc<Self>, mut job: Job, place: Place) -> Step {
         let at_ms = self.wall_ms();
         let mut head = head(&job, place);
-        (head.state, head.doubt) = (CallState::Unknown, true);
+        (head.state, head.doubt, head.doubt_ms) = (CallState::Unknown, true, at_ms);
         let step = note(&mut job, place, StoredStep { head, answer: None }, at_ms);
         let now = self.clock.now();
         let target = self.lock().book.target(&upstream_of(&job, place));
@@ -93,7 +97,7 @@ impl Shared {
         let probe = probed.then(|| later(now, PROBE_PAUSE));
         let hold = Some(later(now, job.request.settings.unknown_hold));
         let change = Change::Several(vec![Change::Step { id, step }, outcome]);
-        (change, After::Doubt { doubt: Box::new(doubt(job, target)), hold, probe })
+        (change, After::Doubt { doubt: Box::new(doubt(job, target, now)), hold, probe })
     }
 
     /// A call for which a value is missing surely does not happen.
@@ -143,7 +147,9 @@ impl Shared {
         if patient && (not_sent || came.outage) {
             head.excused = head.excused.saturating_add(1);
         }
-        head.doubt |= came.meaning == Meaning::Doubt;
+        if came.meaning == Meaning::Doubt {
+            (head.doubt, head.doubt_ms) = (true, came.at_ms);
+        }
         let too_old =
             !place.undo && came.at_ms.saturating_sub(job.from_ms) > span_ms(job.request.settings.max_age);
         let used_up = head.attempts.saturating_sub(head.excused) >= step.attempts || too_old;
@@ -300,12 +306,13 @@ impl Shared {
         place: Place,
         came: &Came,
     ) -> (Option<Change>, After) {
+        let longest = flight.longest();
         let Flight { job, .. } = flight;
         let Some(saga) = job.request.saga.clone() else { return (None, After::Nothing) };
         let said = probe_says(came);
-        let denied = said == Said::Not && state.is_denied(job.entry.id());
+        let denied = said == Said::Not && state.is_denied(job.entry.id(), came.now, longest);
         if said != Said::Happened && !denied {
-            return (None, self.ask_again(state, job, came, said));
+            return (None, self.ask_again(state, job, came, said, longest));
         }
         let step = &saga.steps[usize::from(place.step)];
         let mut head = head(job, place);
@@ -388,7 +395,13 @@ fn judge_step(
         {
             StepVerdict::Done
         }
-        Meaning::Refused | Meaning::Credentials if !place.undo && !past_pivot => StepVerdict::Refused,
+        Meaning::Refused | Meaning::Credentials if !place.undo && !past_pivot && !head.doubt => {
+            StepVerdict::Refused
+        }
+        // The attempt in doubt is over in the service by now, and the same key was refused again and again.
+        Meaning::Refused if !place.undo && !past_pivot && used_up && is_long_over(head, step, came) => {
+            StepVerdict::Refused
+        }
         Meaning::Refused | Meaning::Credentials | Meaning::NotYet(_) | Meaning::NotSent | Meaning::Doubt => {
             match (used_up, place.undo || !past_pivot) {
                 (false, _) => StepVerdict::Again(after),
@@ -400,6 +413,11 @@ fn judge_step(
             }
         }
     }
+}
+
+/// Whether the last attempt in doubt has been over for as long as one may take.
+fn is_long_over(head: &StepHead, step: &SagaStep, came: &Came) -> bool {
+    came.at_ms.saturating_sub(head.doubt_ms) >= span_ms(step.timeout)
 }
 
 /// The state of each call.
@@ -416,6 +434,7 @@ fn head(job: &Job, place: Place) -> StepHead {
         attempts: 0,
         excused: 0,
         doubt: false,
+        doubt_ms: 0,
         why: String::new(),
     })
 }

@@ -57,6 +57,9 @@ pub enum Submitted {
     Invalid(String),
     /// Nothing was accepted: 503 with Retry-After.
     Full(Full),
+    /// Its write or fsync failed, or its writer ended before it said so: whoever opens the file next may find it, and
+    /// then delivers it. 504, as where the disk does not answer.
+    Uncertain(String),
 }
 
 /// Why nothing more is accepted, and when it may be again.

@@ -186,7 +186,7 @@ impl Shared {
                 JobState::Unknown => {
                     let now = self.clock.now();
                     let hold = crate::shared::later(now, model::queue::QueuedRoute::default().unknown_hold);
-                    let doubt = crate::book::InDoubt::new(entry, 0);
+                    let doubt = crate::book::InDoubt::new(entry, 0, self.clock.now());
                     state.book.doubt(doubt, Some(hold), Some(now));
                 }
                 JobState::Dispatching
@@ -285,6 +285,10 @@ impl Arrival {
             fields: fields.collect::<Result<Fields, String>>()?,
             body: bytes(line.body)?,
         };
+        let key = match &line.key_hash {
+            Some(key) => array(key)?,
+            None => imported_key(&line.route, &request.head.key).to_bytes(),
+        };
         let job = NewJob {
             id: JobId(0),
             tag: [0; 16],
@@ -292,7 +296,7 @@ impl Arrival {
             due_ms: line.due_ms,
             route: line.route,
             order: line.order,
-            key: line.key_hash.map(|key| array(&key)).transpose()?,
+            key: Some(key),
             fingerprint: array(&line.fingerprint)?,
             credentials: array(&line.credentials)?,
             user: request.head.user,
@@ -308,6 +312,16 @@ impl Arrival {
         let steps = line.steps.into_iter().map(step).collect::<Result<Vec<_>, String>>()?;
         Ok(Self { job, steps })
     }
+}
+
+/// In the place of a principal for requests without a key of their client's: no principal begins like this by accident,
+/// and by intent the random key would have to be known too.
+const IMPORTED: &[u8] = b"\0imported";
+
+/// What a job is known by whose client gave no key: the one that it is sent with, which was drawn at random when it was
+/// accepted, so that a repeated import finds it.
+fn imported_key(route: &str, key: &str) -> KeyHash {
+    crate::fingerprint::key(route, Some(IMPORTED), key)
 }
 
 /// A new job as a row, as far as the book looks at it.

@@ -10,6 +10,8 @@
 //! | any 4xx but 425 and 429 while the client waits | delivered: its own answer | the same |
 //! | another 5xx, a timeout, a broken connection | unknown | again |
 //!
+//! With a doubt in its history, a 409 is as 425: the first of them may be under way still.
+//!
 //! Again becomes dead once the attempts are used up, or the job is too old.
 
 use crate::call::CallOutcome;
@@ -66,6 +68,20 @@ pub(crate) enum Meaning {
     Doubt,
     /// It surely was not even sent.
     NotSent,
+}
+
+impl Meaning {
+    /// What it says of a request that was sent before with the same key and may be under way still: a service that
+    /// honours keys answers 409 until the first one is done (draft-ietf-httpapi-idempotency-key-header, 2.6), so
+    /// that says nothing for good.
+    pub(crate) fn after_doubt(self, outcome: &CallOutcome) -> Self {
+        match outcome {
+            CallOutcome::Answered { answer, retry_after } if answer.status == 409 => {
+                Self::NotYet(retry_after.map(|after| after.min(RETRY_AFTER_LIMIT)))
+            }
+            CallOutcome::Answered { .. } | CallOutcome::NotSent { .. } | CallOutcome::Unanswered { .. } => self,
+        }
+    }
 }
 
 /// What an outcome says (RFC 9110, 15; 425 is RFC 8470, 429 is RFC 6585). A 503 without Retry-After may come from

@@ -16,7 +16,7 @@
 //! - What was acknowledged is on disk, and in the next [`Recovered`].
 //! - One owner: every batch checks the epoch, and an owner that was overtaken writes nothing.
 //! - A failed fsync or damage ends all writing by this process ([`Journal::trouble`]); reads go on.
-//! - Rows carry checksums ([`repair`] tells by them what is whole).
+//! - Rows carry checksums ([`repair()`] tells by them what is whole).
 //!
 //! Whether something is attempted again, and when, is not known here.
 
@@ -60,6 +60,8 @@ pub const SEVERAL_LIMIT: usize = 1_000;
 pub const ATTEMPT_TEXT_LIMIT: usize = 500;
 /// The most jobs that one call of [`Journal::forget`] forgets.
 pub const FORGET_LIMIT: u32 = 1_000;
+/// How many bytes one call of [`Journal::forget`] forgets, about: it ends with the job that reaches them.
+pub const FORGET_BYTES_LIMIT: u64 = 8 * 1024 * 1024;
 /// How many writes may wait for the disk; more get [`WriteError::Busy`].
 pub const QUEUE_LIMIT: usize = 16_384;
 /// How many writes may wait for the disk before nothing is accepted any longer; the rest is for outcomes.
@@ -68,7 +70,7 @@ pub const ACCEPT_QUEUE_LIMIT: usize = 8_192;
 pub const ACCEPT_BYTES_LIMIT: usize = 64 * 1024 * 1024;
 /// The most rows that one call of [`Journal::list`] or [`Journal::operations`] returns.
 pub const LIST_LIMIT: u32 = 10_000;
-/// The command that calls [`repair`].
+/// The command that calls [`repair()`].
 pub const REPAIR_HINT: &str = "mainstay queue repair ENV";
 /// How many rows a [`Scan`] reads at once.
 const SCAN_ROWS: u32 = 4_096;

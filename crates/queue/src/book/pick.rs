@@ -110,6 +110,9 @@ impl Book {
 
     /// Lets through what nobody has in hand, what is not paused, and what no other job of its value is before.
     fn pass(&mut self, upstream: Option<UpstreamIndex>, entry: Entry) -> Option<Entry> {
+        if entry.has(PROBE) && !self.is_asked(entry.id()) {
+            return None;
+        }
         let entry = self.sieve(upstream, entry)?;
         let line = &mut self.lines[entry.route()];
         if line.paused {
@@ -122,6 +125,11 @@ impl Book {
             return None;
         }
         Some(entry)
+    }
+
+    /// Whether a probe of this job is due. An entry that says so may be left over from a doubt that is resolved.
+    fn is_asked(&self, id: u64) -> bool {
+        self.doubtful.get(&id).is_some_and(|doubt| doubt.queued) && !self.busy.contains_key(&id)
     }
 
     /// Lets go off what is due. False: there is more.

@@ -94,7 +94,7 @@ fn a_probe_that_is_due_does_not_outlive_its_job() {
     let first = entry(&mut book, 1, 0, "a");
     book.push(first);
     let picked = pick(&mut book, 0).unwrap();
-    let mut doubt = InDoubt::new(picked, 1);
+    let mut doubt = InDoubt::new(picked, 1, 0);
     doubt.upstream = Some(upstream);
     book.doubt(doubt, None, Some(5));
     assert_eq!(book.state(1), JobState::Unknown);
@@ -181,7 +181,7 @@ proptest! {
                     }
                     Fate::Doubt => {
                         doubted.insert(entry.order);
-                        let mut doubt = InDoubt::new(entry, 1);
+                        let mut doubt = InDoubt::new(entry, 1, 0);
                         doubt.upstream = Some(upstream);
                         book.doubt(doubt, Some(now + 4), Some(now + 1));
                     }

@@ -105,7 +105,7 @@ proptest! {
         prop_assert_eq!(Answer::decode(answer.encode()).unwrap(), answer.clone());
         for answer in [None, Some(answer)] {
             let head = StepHead {
-                state: CallState::Done, generation: 2, attempts: 3, excused: 1, doubt: true, why: "x".into(),
+                state: CallState::Done, generation: 2, attempts: 3, excused: 1, doubt: true, doubt_ms: 5, why: "x".into(),
             };
             let step = StoredStep { head, answer };
             prop_assert_eq!(StoredStep::decode(step.encode()).unwrap(), step);

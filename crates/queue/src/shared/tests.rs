@@ -58,5 +58,6 @@ async fn an_outcome_that_cannot_be_written_is_written_later() {
     assert_eq!(next.job, second.name().id, "deliveries go on");
     Queue { shared: shared.clone() }.settled().await;
     assert_eq!(shared.journal.job(name.id).unwrap().unwrap().state, JobState::Done);
-    assert_eq!((shared.lock().counters.delivered, shared.lock().counters.answered_directly), (1, 1));
+    let counters = shared.lock().counters;
+    assert_eq!((counters.delivered, counters.answered_directly), (1, 1));
 }

@@ -68,6 +68,7 @@ impl Thread {
         // Every text that the room uses stays prepared.
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let mut written = Vec::new();
+        let _watch = Watch(self.trouble.clone());
         while let Some(first) = self.queue.blocking_recv() {
             let committed = match self.trouble.get() {
                 Some(why) => {
@@ -139,6 +140,18 @@ impl Thread {
     fn taken(&self, job: Box<dyn Job>) -> Box<dyn Job> {
         self.waiting_bytes.fetch_sub(job.bytes(), Ordering::Relaxed);
         job
+    }
+}
+
+/// Says that nothing is written any longer when the thread panics, which nobody else would notice: whoever waits for
+/// the disk would wait for ever.
+struct Watch(Trouble);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set(WriteError::Broken("the writer's thread has panicked".into()));
+        }
     }
 }
 

@@ -91,3 +91,23 @@ async fn a_newer_file_is_refused_by_name_and_left_alone() {
     assert!(error.to_string().contains("n.db was written by a newer mainstay"));
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
+
+#[tokio::test]
+async fn a_panic_of_the_writer_is_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = numbers(folder.path());
+    insert(&writer, 1, 1).await.unwrap();
+    let panics = writer.write::<(), _>(|t| {
+        t.execute("INSERT INTO n VALUES (2, NULL)", [])?;
+        panic!("on purpose")
+    });
+    assert!(matches!(panics.await, Err(WriteError::Broken(_))));
+    // The thread says so on its way out, a moment after those who wait have heard.
+    while !writer.jobs.is_closed() {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(writer.trouble().get(), Some(WriteError::Broken(_))), "{writer:?}");
+    assert!(matches!(insert(&writer, 3, 1).await, Err(WriteError::Broken(_))));
+    drop(writer);
+    assert_eq!(count(&numbers(folder.path())).await, 1, "half a batch is none");
+}

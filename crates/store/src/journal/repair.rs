@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// How many jobs a report names of each kind; the others are counted.
@@ -78,7 +79,7 @@ pub enum RepairError {
         /// The file.
         path: PathBuf,
     },
-    /// Another process has the file open.
+    /// Another process has the file open, or this one.
     #[error("{path} is in use: end the environment first")]
     InUse {
         /// The file.
@@ -133,7 +134,9 @@ pub enum RepairError {
 /// Takes time and room in proportion to the file.
 pub fn repair(path: &Path) -> Result<RepairReport, RepairError> {
     let marker = beside(path, ".repairing");
-    let aside = match planned(path, &marker)? {
+    let planned = planned(path, &marker)?;
+    let goes_on = planned.is_some();
+    let aside = match planned {
         Some(aside) => aside,
         None => {
             let aside = plan(path)?;
@@ -144,8 +147,11 @@ pub fn repair(path: &Path) -> Result<RepairReport, RepairError> {
         }
     };
     if let Err(why) = refuse_used(path) {
-        // Whoever has it open goes on as before.
-        remove(&marker)?;
+        // Whoever has it open goes on as before. Of an interrupted repair the log may be aside already: without the
+        // marker the next owner would begin another, and this one would be lost.
+        if !goes_on {
+            remove(&marker)?;
+        }
         return Err(why);
     }
     if !exists(&aside)? {
@@ -211,17 +217,26 @@ fn plan(path: &Path) -> Result<PathBuf, RepairError> {
     Err(RepairError::Crowded { path: path.to_owned() })
 }
 
-/// A process that has the file open holds a lock of SQLite's on it (`fcntl`, as long as its connection lives).
+/// A process that has the file open holds a lock of SQLite's on it (`fcntl`, as long as its connection lives). Such a
+/// lock is no obstacle to the process that holds it, so its own files are looked at first: a journal that was let go
+/// of is closed on its threads, which may be yet to come. Without `/proc` they cannot be.
 fn refuse_used(path: &Path) -> Result<(), RepairError> {
     if !exists(path)? {
         return Ok(());
+    }
+    let used = || RepairError::InUse { path: path.to_owned() };
+    let wanted = std::fs::metadata(path).map_err(|cause| failed("look at", path, cause))?;
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let mut open = open.filter_map(|file| std::fs::metadata(file.path()).ok());
+    if open.any(|open| (open.dev(), open.ino()) == (wanted.dev(), wanted.ino())) {
+        return Err(used());
     }
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.map_err(|cause| failed("open", path, cause))?;
     match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => {
-            Err(RepairError::InUse { path: path.to_owned() })
+            Err(used())
         }
         Err(cause) => Err(failed("lock", path, cause.into())),
     }

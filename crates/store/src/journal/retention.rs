@@ -1,7 +1,7 @@
 //! Forgets what has been finished for long, a little at a time, and gives room back to the disk.
 
 use super::row::{Forgotten, JobState, Retention};
-use super::{FORGET_LIMIT, read, schema};
+use super::{FORGET_BYTES_LIMIT, FORGET_LIMIT, read, schema};
 use crate::commit::WriteError;
 use rusqlite::{Connection, Transaction, params};
 
@@ -25,6 +25,9 @@ pub(super) fn forget(t: &Transaction<'_>, retention: Retention) -> Result<Forgot
             due(t, state, held, limit, &mut found)?;
         }
     }
+    let sharing = sharing(t, &found)?;
+    let more = found.len() == limit || sharing < found.len();
+    found.truncate(sharing);
     for sql in [
         "DELETE FROM job WHERE id = ?1",
         "DELETE FROM request WHERE id = ?1",
@@ -50,7 +53,26 @@ pub(super) fn forget(t: &Transaction<'_>, retention: Retention) -> Result<Forgot
         .execute(params![before, limit])?;
     }
     let jobs = u32::try_from(found.len()).unwrap_or(u32::MAX);
-    Ok(Forgotten { jobs, more: found.len() == limit })
+    Ok(Forgotten { jobs, more })
+}
+
+/// How many of these jobs, from the first one on, are forgotten together: the last is the one that reaches
+/// [`FORGET_BYTES_LIMIT`].
+fn sharing(t: &Transaction<'_>, found: &[i64]) -> Result<usize, WriteError> {
+    // The length of a blob is read from its row, not from the pages it goes on in.
+    let mut query = t.prepare_cached(
+        "SELECT coalesce((SELECT length(bytes) FROM request WHERE id = ?1), 0) \
+         + coalesce((SELECT length(bytes) FROM response WHERE id = ?1), 0) \
+         + (SELECT coalesce(sum(length(record)), 0) FROM step WHERE job = ?1)",
+    )?;
+    let mut bytes = 0;
+    for (place, id) in found.iter().enumerate() {
+        if bytes >= FORGET_BYTES_LIMIT {
+            return Ok(place);
+        }
+        bytes += query.query_row([id], |row| row.get::<_, u64>(0))?;
+    }
+    Ok(found.len())
 }
 
 fn due(

@@ -356,6 +356,6 @@ pub struct Retention {
 pub struct Forgotten {
     /// Jobs, with everything that belonged to them.
     pub jobs: u32,
-    /// Whether the limit was reached, so that there may be more.
+    /// Whether a limit was reached, of jobs or of bytes, so that there may be more.
     pub more: bool,
 }

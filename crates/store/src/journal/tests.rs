@@ -576,6 +576,33 @@ fn what_is_forgotten_is_gone_and_its_number_is_not_used_again() {
 }
 
 #[test]
+fn what_is_large_is_forgotten_a_little_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    let part = usize::try_from(FORGET_BYTES_LIMIT / 4).unwrap();
+    for id in 1..=6 {
+        accept(&journal, NewJob { request: vec![0; part / 2].into(), ..new_job(id) }).unwrap();
+        let response = Some(vec![0; part / 2].into());
+        let state = JobState::Done;
+        let at_ms = 100;
+        let outcome = Change::Outcome { id: JobId(id), attempts: 1, at_ms, state, response, ended: None };
+        update(&journal, outcome).unwrap();
+    }
+    let retention = Retention {
+        finished_before_ms: 101,
+        held_before_ms: None,
+        operations_before_ms: None,
+        limit: FORGET_LIMIT,
+    };
+    assert_eq!(forget(&journal, retention), Forgotten { jobs: 4, more: true });
+    assert_eq!(forget(&journal, retention), Forgotten { jobs: 2, more: false });
+    // One that alone is larger than that is forgotten all the same.
+    accept(&journal, NewJob { request: vec![0; 5 * part].into(), ..new_job(7) }).unwrap();
+    update(&journal, outcome(7, JobState::Done, 100)).unwrap();
+    assert_eq!(forget(&journal, retention), Forgotten { jobs: 1, more: false });
+}
+
+#[test]
 fn a_file_in_steady_use_does_not_grow_and_an_empty_one_shrinks() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = open(&folder);

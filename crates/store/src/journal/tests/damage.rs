@@ -454,11 +454,32 @@ fn a_file_that_is_in_use_is_not_repaired() {
     assert!(matches!(error, RepairError::InUse { .. }), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert!(!repair::beside(&path, ".repairing").exists());
+    // A repair that was interrupted after it had moved the log stays to be ended: the next owner would begin another.
+    let marker = repair::beside(&path, ".repairing");
+    std::fs::write(&marker, "queue.db.damaged-1").unwrap();
+    let error = repair(&path).unwrap_err();
+    assert!(matches!(error, RepairError::InUse { .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(&marker).unwrap(), "queue.db.damaged-1");
+    std::fs::remove_file(&marker).unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.flush().unwrap();
     drop(stdin);
     assert!(child.wait().unwrap().success());
     assert_eq!(repair(&path).unwrap().jobs, 10);
+}
+
+#[test]
+fn a_file_that_this_process_has_open_is_not_repaired() {
+    let (_folder, path) = filled(10);
+    let journal = opened(&path);
+    let error = repair(&path).unwrap_err();
+    assert!(matches!(error, RepairError::InUse { .. }), "{error}");
+    // Its locks are still there, and so is what it writes.
+    assert!(!repair::beside(&path, ".repairing").exists());
+    accept(&journal.0, new_job(11)).unwrap();
+    drop(journal);
+    wait_until_closed(&path);
+    assert_eq!(repair(&path).unwrap().jobs, 11);
 }
 
 #[test]
