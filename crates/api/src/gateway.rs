@@ -280,6 +280,10 @@ pub struct Measures {
     /// Requests that had to wait because no instance took them, whatever became of them.
     #[serde(default)]
     pub held: u64,
+    /// Requests that the queue has answered, whether it took them on or told what became of an earlier one. They are
+    /// among no stamp's answers.
+    #[serde(default)]
+    pub queued: u64,
     /// Requests that went wrong, by the kind of the gateway's own errors; kinds never seen are left out.
     pub faults: BTreeMap<String, u64>,
     /// The stamps of the latest tables, at most the active, candidate and fallback ones and the one before.

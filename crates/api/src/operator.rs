@@ -181,6 +181,9 @@ pub struct LedgerCounts {
     /// Held for a while because no instance took them, whatever became of them.
     #[serde(default)]
     pub held: u64,
+    /// Answered by the queue: taken on by a queued route, or told what became of an earlier one.
+    #[serde(default)]
+    pub queued: u64,
 }
 
 /// The ledger of one moment.

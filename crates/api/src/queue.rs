@@ -23,6 +23,12 @@ use std::collections::BTreeMap;
 
 /// The most jobs of one page of a list, an export or an import.
 pub const PAGE_LIMIT: u32 = 500;
+/// Bytes of the jobs of a page of an export or an import, in JSON, after which no further one is added to it: a page has
+/// one job at least, however large that is.
+pub const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// The most bytes of a message with jobs in it, either way; more is refused. It has room for a page and one job of the
+/// largest kind: a body of 64 MiB, which takes three times that at most, and all answers to the steps of a saga.
+pub const CARGO_LIMIT: usize = 384 * 1024 * 1024;
 /// The most numbers of jobs that [`Operated`] lists.
 pub const LISTED_LIMIT: usize = 100;
 
@@ -309,7 +315,8 @@ pub struct Operated {
     pub count: u64,
     /// The first of them, at most [`LISTED_LIMIT`].
     pub ids: Vec<u64>,
-    /// Jobs that were meant but whose state does not allow it.
+    /// Jobs that were meant but whose state does not allow it: those of a state that was asked for by name, and those
+    /// that have changed meanwhile.
     pub passed_over: u64,
 }
 

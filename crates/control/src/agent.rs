@@ -122,6 +122,10 @@ pub(crate) struct Current {
     /// Whether the work of the state has begun; it waits until every instance has been looked for.
     pub(crate) begun: bool,
     pub(crate) deadline: Option<Instant>,
+    /// Whether the work of the state waits for an instance of the candidate.
+    pub(crate) waits: bool,
+    /// The state whose table the gateway was last told: an earlier one while the work of the state waits.
+    pub(crate) told: Option<State>,
     /// What of earlier releases stays on disk.
     pub(crate) kept: Kept,
     /// A state that the disk had no room for.
@@ -136,7 +140,40 @@ impl Current {
         kept: Kept,
     ) -> Self {
         let course = Course::of(&request.configuration, record.old.is_some(), request.rehearse);
-        Self { record, request, course, decided_ns, begun: false, deadline: None, kept, unrecorded: None }
+        Self {
+            record,
+            request,
+            course,
+            decided_ns,
+            begun: false,
+            deadline: None,
+            waits: false,
+            told: None,
+            kept,
+            unrecorded: None,
+        }
+    }
+
+    /// The work of the state waits for an instance of the candidate: it is given the time that starting one again
+    /// takes, once.
+    pub(crate) fn wait(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.waits, true) {
+            return;
+        }
+        let configuration = &self.request.configuration;
+        let ready = configuration.services.values().map(|service| service.ready.timeout).max();
+        let limit = ready.unwrap_or_default() + configuration.drain_timeout() * 2 + machine::DEADLINE_SLACK;
+        self.deadline = self.deadline.map(|deadline| deadline.max(now + limit));
+    }
+
+    /// The work of the state begins. After a wait it has all the time it would have had without.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.begun = true;
+        if std::mem::take(&mut self.waits) {
+            self.record.state_since_ms = api::clock::unix_ms();
+            let limit = machine::deadline(&self.record.state, &self.request.configuration);
+            self.deadline = limit.map(|limit| now + limit);
+        }
     }
 
     /// The candidate's share of users, of 10,000.
@@ -409,3 +446,6 @@ fn preview_token(folder: &StateFolder) -> std::io::Result<String> {
     api::folder::replace_file(&path, token.as_bytes())?;
     Ok(token)
 }
+
+#[cfg(test)]
+mod tests;

@@ -284,6 +284,7 @@ impl Agent {
         tokio::spawn(async move {
             // A gateway that does not answer has nothing in flight that could be drained.
             let _ = tokio::time::timeout(ACT_FIRST_LIMIT, router.applied(serial)).await;
+            stamps.iter().for_each(|(_, watch, _)| watch.keep());
             for (id, watch, patience) in &stamps {
                 router.drained(*id, *patience).await;
                 watch.stop();

@@ -60,17 +60,19 @@ impl Open {
         let (active, active_errors) = watching.old.map_or((0, 0), answered);
         let (candidate, candidate_errors) = answered(watching.candidate);
         let (failed, shed) = (fault(FAILED), fault(SHED));
+        let (queue_failed, queue_shed) = (fault(QUEUE_FAILED), fault(QUEUE_SHED));
         let counts = &mut self.counts;
         counts.active += active;
         counts.candidate += candidate;
-        // The gateway's own 5xx are among the answers of the stamp they were meant for.
+        // The gateway's own 5xx are among the answers of the stamp they were meant for, the queue's among nobody's.
         let own = failed + shed + fault(UPSTREAM_CUT);
         counts.errors += (active_errors + candidate_errors).saturating_sub(own);
         counts.retried += now.retries.saturating_sub(before.map_or(0, |before| before.retries));
         counts.held += now.held.saturating_sub(before.map_or(0, |before| before.held));
-        counts.shed += shed;
+        counts.queued += now.queued.saturating_sub(before.map_or(0, |before| before.queued));
+        counts.shed += shed + queue_shed;
         counts.cut += fault(CUT);
-        counts.failed += failed;
+        counts.failed += failed + queue_failed;
         counts.client_gone += fault(CLIENT_GONE);
         counts.refused += fault(REFUSED);
         for (stamp, routes) in &increment.stamps {
@@ -105,6 +107,9 @@ impl Open {
 const FAILED: &[&str] =
     &["connect_failed", "no_active_stamp", "no_ready_instance", "timeout", "upstream_malformed"];
 const SHED: &[&str] = &["overloaded"];
+/// Of the queue, likewise.
+const QUEUE_FAILED: &[&str] = &["queue_closed", "queue_timeout", "not_delivered"];
+const QUEUE_SHED: &[&str] = &["queue_full"];
 const UPSTREAM_CUT: &[&str] = &["upstream_cut"];
 const CUT: &[&str] = &["upstream_cut", "drain_cut", "idle_timeout"];
 const CLIENT_GONE: &[&str] = &["client_gone"];
@@ -122,6 +127,19 @@ const REFUSED: &[&str] = &[
     "no_instance",
     "body_too_large",
     "body_timeout",
+    "key_missing",
+    "key_malformed",
+    "key_reused",
+    "key_of_others",
+    "key_in_flight",
+    "bad_delivery",
+    "bad_body",
+    "given_up",
+    "no_job",
+    "job_gone",
+    "job_begun",
+    "job_method",
+    "no_response",
 ];
 
 /// The whole ledger, from its recorded points. Points that a newer agent has recorded in another shape are left out.
@@ -140,10 +158,41 @@ pub(crate) fn of_points(points: &[String]) -> Ledger {
         sum.client_gone += more.client_gone;
         sum.refused += more.refused;
         sum.held += more.held;
+        sum.queued += more.queued;
         if point.not_accounted {
             ledger.not_accounted.push((point.at_ms.saturating_sub(point.span_ms), point.at_ms));
         }
     }
     ledger.points = points;
     ledger
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kinds as the gateway has them: the two rooms share no code, and know each other's names.
+    fn kinds() -> Vec<String> {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../gateway/src/fault.rs");
+        let source = std::fs::read_to_string(path).unwrap();
+        let calls = ["answer(", "last(", "cut("].iter().flat_map(|call| source.split(call).skip(1));
+        let quoted = calls.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+        let kinds: Vec<String> = quoted.map(str::to_owned).collect();
+        let all = source.split("const ALL: [Self; ").nth(1).and_then(|rest| rest.split(']').next());
+        assert_eq!(kinds.len().to_string(), all.unwrap(), "each kind is found once");
+        kinds
+    }
+
+    #[test]
+    fn every_kind_of_fault_is_in_one_column() {
+        let columns = [FAILED, QUEUE_FAILED, SHED, QUEUE_SHED, CUT, CLIENT_GONE, REFUSED];
+        let kinds = kinds();
+        for kind in &kinds {
+            let times = columns.iter().flat_map(|column| *column).filter(|known| *known == kind).count();
+            assert_eq!(times, 1, "{kind}");
+        }
+        let unknown = |kind: &&&str| !kinds.iter().any(|known| known == **kind);
+        let stale: Vec<_> = columns.iter().flat_map(|column| *column).filter(|kind| unknown(kind)).collect();
+        assert!(stale.is_empty(), "{stale:?}");
+    }
 }

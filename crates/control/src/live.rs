@@ -444,7 +444,8 @@ mod tests {
         let ward = Ward(watch::Sender::new(vitals("f2 w9 .", None)));
         assert_eq!(ward.fate(&id(0)), Fate::Goes);
         {
-            let mut waits = std::pin::pin!(ward.turn(&id(2)));
+            let next = id(2);
+            let mut waits = std::pin::pin!(ward.turn(&next));
             tokio::select! {
                 biased;
                 () = waits.as_mut() => panic!("another one has the turn"),

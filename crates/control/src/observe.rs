@@ -157,27 +157,25 @@ async fn measure(
         let now = Instant::now();
         asked = now;
         let measures = router.measures().await;
-        let (Some(measures), Some(known)) = (&measures, &before) else {
-            // One that does not answer is asked again. Without a first reading nothing can be told from what was
-            // there before.
-            if before.is_none() {
+        match (measures, &before) {
+            (Some(measures), Some(known)) => {
+                let increment = Arc::new(since(Some(known), &measures, now - looked));
+                open.add(Some(known), &measures, &increment, &watching);
+                if let Some(increments) = increments.upgrade() {
+                    // Without a gate nobody listens.
+                    let _ = increments.send(increment);
+                }
+                (before, looked, ticks) = (Some(measures), now, ticks + 1);
+            }
+            // Without a first reading nothing can be told from what was there before.
+            (measures, None) => {
                 open.incomplete();
                 (before, looked) = (measures, now);
             }
-            match ended {
-                Some(None) => return Ok(()),
-                Some(Some(next)) => watching = next,
-                None => {}
-            }
-            continue;
-        };
-        let increment = Arc::new(since(Some(known), measures, now - looked));
-        open.add(Some(known), measures, &increment, &watching);
-        if let Some(increments) = increments.upgrade() {
-            // Without a gate nobody listens.
-            let _ = increments.send(increment);
+            // One that does not answer is asked again, but at an end there is no other time.
+            (None, Some(_)) if ended.is_some() => open.incomplete(),
+            (None, Some(_)) => continue,
         }
-        (before, looked, ticks) = (Some(measures.clone()), now, ticks + 1);
         if ended.is_some() || ticks >= span_ticks(points) {
             let point = open.close(&watching, unix_ms());
             (ticks, points) = (0, points + 1);

@@ -224,3 +224,73 @@ fn complain(error: &CallError) {
         CallError::NotThere { .. } | CallError::NoAnswer { .. } => tracing::warn!("{error}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{configuration, gateway};
+    use api::gateway::{InstanceLoad, TableInstance, TableStamp};
+    use model::name::ComponentName;
+
+    const PID: u32 = 7;
+
+    /// A table whose active stamp sends to these processes, and whose sagas call those.
+    fn table(pids: &[u32], called: &[u32]) -> Table {
+        let instances = |pids: &[u32]| {
+            let instance =
+                |pid: &u32| TableInstance { index: 0, address: ([127, 0, 0, 1], 1).into(), pid: *pid };
+            pids.iter().map(instance).collect()
+        };
+        let billing = ComponentName::new("billing").unwrap();
+        Table {
+            preview_token: "t".into(),
+            trusted_proxies: Vec::new(),
+            active: Some(TableStamp {
+                stamp: StampId(1),
+                release: StampId(1).release(),
+                name: "one".into(),
+                instances: instances(pids),
+                settings: configuration().gateway,
+                upstreams: [(billing, TableUpstream::Instances(instances(called)))].into(),
+            }),
+            candidate: None,
+            weight: 0,
+            fallback: None,
+            previous: None,
+            kept: None,
+            guard: None,
+        }
+    }
+
+    #[test]
+    fn an_instance_is_named_as_long_as_anything_is_sent_to_it() {
+        let one = StampId(1);
+        assert!(names(&table(&[3, PID], &[]), one, PID));
+        assert!(names(&table(&[3], &[PID]), one, PID), "only by sagas");
+        assert!(!names(&table(&[3], &[4]), one, PID));
+        assert!(!names(&table(&[PID], &[]), StampId(2), PID), "another stamp's");
+        let both = Table { previous: table(&[PID], &[]).active, ..table(&[3], &[]) };
+        assert!(names(&both, one, PID), "the stamp before is asked as well");
+    }
+
+    #[tokio::test]
+    async fn an_instance_is_let_go_when_the_gateway_sends_it_nothing_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("gateway.sock");
+        let seen = gateway(&socket);
+        let router = Router::start(socket, FenceToken(1));
+        let id = InstanceId { stamp: StampId(1), component: ComponentName::new("api").unwrap(), index: 0 };
+        let load = InstanceLoad { stamp: StampId(1), index: 0, pid: PID, in_flight: 1 };
+        seen.lock().unwrap().instances = vec![load];
+        let short = DRAIN_LOOK_EVERY;
+        assert!(!router.let_go(&id, PID, short).await, "what the gateway was told before is not known");
+        let serial = router.want(table(&[PID], &[]), Persist::After);
+        router.applied(serial).await;
+        assert!(!router.let_go(&id, PID, short).await, "it is to be sent requests");
+        let serial = router.want(table(&[8], &[]), Persist::After);
+        router.applied(serial).await;
+        assert!(router.let_go(&id, PID, short).await, "what it has hangs, and nothing more comes");
+        seen.lock().unwrap().instances.clear();
+        assert!(router.let_go(&id, PID, Duration::from_secs(60)).await);
+    }
+}

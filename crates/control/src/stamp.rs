@@ -191,6 +191,11 @@ impl Stamp {
         self.servers().all(|(_, view)| view.phase != Phase::Unknown)
     }
 
+    /// Whether this agent knows of every instance whether it may get requests.
+    pub(crate) fn settled(&self) -> bool {
+        self.servers().all(|(_, view)| !matches!(view.phase, Phase::Unknown | Phase::Starting))
+    }
+
     /// Services of which every instance fails its live probe.
     pub(crate) fn all_failing(&self) -> Vec<ComponentName> {
         self.ward.all_failing()
@@ -241,6 +246,25 @@ impl Stamp {
     }
 }
 
+/// An instance on which a test is played.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    view: watch::Receiver<View>,
+    /// As it was when the test began.
+    pid: Option<u32>,
+    restarts: u32,
+}
+
+impl Subject {
+    /// Whether it was, or is being, started again meanwhile through no fault of its own: then what it did not answer
+    /// says nothing.
+    pub(crate) fn was_replaced(&self) -> bool {
+        let now = self.view.borrow();
+        let another = now.pid != self.pid || now.ready().is_none();
+        another && now.restarts == self.restarts && now.phase != Phase::Down
+    }
+}
+
 /// The views of a stamp's instances, and the word to stop.
 #[derive(Debug, Clone)]
 pub(crate) struct StampWatch {
@@ -285,6 +309,17 @@ impl StampWatch {
         .await
     }
 
+    /// Has no instance started again that ends or no longer answers: they are to be stopped soon.
+    pub(crate) fn keep(&self) {
+        self.want.send_if_modified(|want| match want {
+            Want::Run => {
+                *want = Want::Keep;
+                true
+            }
+            Want::Keep | Want::Stop => false,
+        });
+    }
+
     /// Tells every instance to stop.
     pub(crate) fn stop(&self) {
         // Without receivers there is no instance left.
@@ -299,6 +334,20 @@ impl StampWatch {
             .iter()
             .filter(|(id, view)| id.component == *component && view.borrow().ready().is_some());
         ready.map(|(id, _)| id.index).collect()
+    }
+
+    /// Waits until an instance may get requests, to play a test on it. The error says why it will not soon.
+    pub(crate) async fn subject(&self, component: &ComponentName, index: u32) -> Result<Subject, String> {
+        let known = self.instances.iter().find(|(id, _)| id.component == *component && id.index == index);
+        let (id, view) = known.ok_or_else(|| format!("there is no instance {index} of {component}"))?;
+        let mut view = view.clone();
+        let over = |view: &View| matches!(view.phase, Phase::Down | Phase::Stopped);
+        let now = view.wait_for(|view| view.ready().is_some() || over(view)).await;
+        let now = now.map_err(|_| format!("{id} is not supervised any longer"))?.clone();
+        match over(&now) {
+            true => Err(format!("{id} {}", now.last_exit.unwrap_or_default())),
+            false => Ok(Subject { view, pid: now.pid, restarts: now.restarts }),
+        }
     }
 
     /// Waits until an instance that serves has ended although nobody asked it to, also if that was before. Says
@@ -337,6 +386,64 @@ impl StampWatch {
         for (_, view) in &mut self.instances {
             // A task that is gone has nothing left to stop.
             let _ = view.wait_for(|view| view.phase == Phase::Stopped).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(pid: u32) -> View {
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        View { phase: Phase::Ready(address), pid: Some(pid), ..View::unknown() }
+    }
+
+    fn api() -> ComponentName {
+        ComponentName::new("api").unwrap()
+    }
+
+    fn watching(view: &watch::Sender<View>) -> StampWatch {
+        StampWatch {
+            want: watch::Sender::new(Want::Run),
+            work: watch::Sender::new(Want::Keep),
+            instances: vec![(InstanceId { stamp: StampId(1), component: api(), index: 0 }, view.subscribe())],
+            workers: BTreeSet::new(),
+            limits: vec![None],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_test_says_nothing_of_an_instance_that_was_replaced_meanwhile_but_much_of_one_that_crashed() {
+        let replaced = View { replaced: 1, ..ready(8) };
+        for (now, was_replaced) in [
+            (ready(7), false),
+            (View { phase: Phase::Failing, ..ready(7) }, true),
+            (View { phase: Phase::Starting, pid: None, ..replaced.clone() }, true),
+            (replaced.clone(), true),
+            (View { phase: Phase::Down, pid: None, restarts: 1, ..ready(7) }, false),
+            (View { phase: Phase::Down, ..ready(7) }, false),
+            (View { restarts: 1, ..ready(8) }, false),
+        ] {
+            let view = watch::Sender::new(ready(7));
+            let subject = watching(&view).subject(&api(), 0).await.unwrap();
+            view.send_replace(now.clone());
+            assert_eq!(subject.was_replaced(), was_replaced, "{now:?}");
+        }
+        let down = View { phase: Phase::Down, last_exit: Some("exited".into()), ..View::unknown() };
+        let view = watch::Sender::new(down);
+        let refused = watching(&view).subject(&api(), 0).await.unwrap_err();
+        assert!(refused.ends_with(" exited"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_to_be_stopped_soon_is_not_started_again_and_what_stops_still_does() {
+        let view = watch::Sender::new(ready(7));
+        let watching = watching(&view);
+        for (before, after) in [(Want::Run, Want::Keep), (Want::Keep, Want::Keep), (Want::Stop, Want::Stop)] {
+            watching.want.send_replace(before);
+            watching.keep();
+            assert_eq!(*watching.want.borrow(), after, "{before:?}");
         }
     }
 }

@@ -51,7 +51,7 @@ impl Agent {
         if machine::order(&state) == Order::ActThenRecord
             && let Some(table) = self.table(&state)
         {
-            let serial = self.want(table, Persist::After);
+            let serial = self.want(&state, table, Persist::After);
             let lost = match &self.current {
                 Some(current) if current.share() > 0 => self.candidate(),
                 Some(_) | None => None,
@@ -257,7 +257,7 @@ impl Agent {
         // By the wall clock, which may have jumped: never longer than the limit from now.
         current.deadline =
             limit.map(|limit| Instant::now() + limit.saturating_sub(Duration::from_millis(spent)).min(limit));
-        current.begun = false;
+        (current.begun, current.waits) = (false, false);
         self.observe();
         self.begin_work();
     }
@@ -295,7 +295,7 @@ impl Agent {
         if gains_users && let Some(candidate) = self.stamps.get(&current.record.number.stamp()) {
             match candidate.readiness() {
                 Ok(true) => {}
-                Ok(false) => return,
+                Ok(false) => return self.candidate_awaited(),
                 // Whatever smoke has said of it before.
                 Err(text) => {
                     let kind = if current.share() > 0 { ReasonKind::Crash } else { ReasonKind::NotReady };
@@ -309,7 +309,9 @@ impl Agent {
             }
         }
         let Some(table) = self.table(&state) else { return };
-        let serial = self.want(table, persist_of(&current.course, &state));
+        let persist = persist_of(&current.course, &state);
+        self.work_has_begun();
+        let serial = self.want(&state, table, persist);
         let watch = |id: Option<StampId>| id.and_then(|id| Some((id, self.stamps.get(&id)?.watch())));
         let old_release = current_old(self).map(|stamp| Arc::clone(&stamp.release));
         let current = self.current.as_ref().expect("it was there above");
@@ -339,12 +341,18 @@ impl Agent {
             http: self.mark.listen.http,
         };
         self.work.spawn(work.perform());
-        self.work_has_begun();
+    }
+
+    /// The work of the state waits until an instance of the candidate is ready again.
+    fn candidate_awaited(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.wait(Instant::now());
+        }
     }
 
     fn work_has_begun(&mut self) {
         if let Some(current) = &mut self.current {
-            current.begun = true;
+            current.begin(Instant::now());
         }
     }
 
@@ -389,11 +397,20 @@ impl Agent {
         }
         self.hand_over();
         let Some(current) = &self.current else { return };
-        if !current.begun {
+        let begins = !current.begun;
+        if begins {
             self.begin_work();
-        } else if let Some(table) = self.table(&current.record.state) {
+        }
+        if begins && self.current.as_ref().is_some_and(|current| current.begun) {
+            return;
+        }
+        // Work that waits gives no users to anybody, and yet the gateway has to leave out an instance that has gone or
+        // is to be started again: in what it has been told before.
+        if let Some(state) = self.told()
+            && let Some(table) = self.table(&state)
+        {
             // It gives nobody users they did not have: a full disk must not keep it from the gateway.
-            self.want(table, Persist::After);
+            self.want(&state, table, Persist::After);
         }
     }
 }

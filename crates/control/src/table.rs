@@ -3,7 +3,7 @@
 use crate::agent::Agent;
 use crate::instance::View;
 use crate::stamp::Stamp;
-use api::gateway::{Guard, Persist, Table, TableInstance, TableStamp, TableUpstream};
+use api::gateway::{GatewayState, Guard, Persist, Table, TableInstance, TableStamp, TableUpstream};
 use model::machine::{self, Course, Side, State};
 use model::name::{ComponentName, InstanceId};
 use std::collections::BTreeMap;
@@ -13,8 +13,11 @@ use std::collections::BTreeMap;
 const CONNECT_FAILURES_LIMIT: u32 = 3;
 
 impl Agent {
-    /// Wants a table, unless it is the one that is wanted already. Gives its serial.
-    pub(crate) fn want(&mut self, table: Table, persist: Persist) -> u64 {
+    /// Wants the table of a state, unless it is the one that is wanted already. Gives its serial.
+    pub(crate) fn want(&mut self, state: &State, table: Table, persist: Persist) -> u64 {
+        if let Some(current) = &mut self.current {
+            current.told = Some(state.clone());
+        }
         match &self.wanted {
             Some((serial, how, wanted)) if *wanted == table && *how == persist => *serial,
             _ => {
@@ -23,6 +26,22 @@ impl Agent {
                 serial
             }
         }
+    }
+
+    /// The state whose table the gateway has. Of what an agent before this one told it only as much is known as it
+    /// says itself; none when that is not what this state asks for.
+    pub(crate) fn told(&self) -> Option<State> {
+        let current = self.current.as_ref()?;
+        if current.told.is_some() {
+            return current.told.clone();
+        }
+        let state = &current.record.state;
+        // An instance that this agent has found and not yet seen to be ready may well be answering users.
+        if !self.stamps.values().all(Stamp::settled) {
+            return None;
+        }
+        let (table, gateway) = (self.table(state)?, self.router.view().gateway?);
+        serves(&gateway, &table).then(|| state.clone())
     }
 
     /// What the gateway is to serve in `state`. None while an instance of a stamp it names has not been looked
@@ -62,6 +81,13 @@ impl Agent {
             ),
         })
     }
+}
+
+/// Whether the gateway gives its users to the stamps of this table, in these shares.
+fn serves(gateway: &GatewayState, table: &Table) -> bool {
+    let stamp = |stamp: &Option<TableStamp>| stamp.as_ref().map(|stamp| stamp.stamp);
+    (gateway.active, gateway.candidate, gateway.weight)
+        == (stamp(&table.active), stamp(&table.candidate), table.weight)
 }
 
 fn table_stamp(stamp: &Stamp) -> TableStamp {

@@ -27,6 +27,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use validate::{SmokeOptions, SmokeReport, Target};
 
+/// How often smoke on an instance is repeated that did not pass while the instance was started again because of its
+/// live probe; after that what it said counts. Each time waits until the instance is ready, at most until the
+/// deadline of the state.
+const SMOKE_REPEATS_LIMIT: u32 = 2;
+
 /// Everything a state may need, gathered when it is entered.
 pub(crate) struct Work {
     pub(crate) state: State,
@@ -284,6 +289,11 @@ impl Work {
         if indexes.is_empty() {
             return Err("no instance is ready".into());
         }
+        let stamp = match headers.is_empty() {
+            true => &self.old,
+            false => &self.candidate,
+        };
+        let Some((_, stamp)) = stamp else { return Err("it has no stamp".into()) };
         let instances = indexes.len();
         let options = SmokeOptions::new(configuration.class);
         let mut last: Option<SmokeReport> = None;
@@ -293,7 +303,16 @@ impl Work {
             target.headers = pick.collect();
             target.headers.push((PREVIEW_HEADER.into(), self.preview_token.clone()));
             target.headers.push((INSTANCE_HEADER.into(), index.to_string()));
-            let report = validate::smoke(&target, &configuration.flows, &options).await;
+            let mut repeats = 0;
+            let report = loop {
+                let subject = stamp.subject(default, index).await?;
+                let report = validate::smoke(&target, &configuration.flows, &options).await;
+                let again = report.verdict != Verdict::Pass && subject.was_replaced();
+                if !again || repeats == SMOKE_REPEATS_LIMIT {
+                    break report;
+                }
+                repeats += 1;
+            };
             if report.verdict != Verdict::Pass {
                 return Err(format!("instance {index}: {}", report.text()));
             }
@@ -371,6 +390,7 @@ impl Work {
     async fn stop(&self, stamp: &Option<(StampId, StampWatch)>, configuration: &Configuration) -> String {
         let Some((id, watch)) = stamp else { return "nothing was running".into() };
         let patience = configuration.drain_timeout();
+        watch.keep();
         let left = self.router.drained(*id, patience).await;
         watch.stop();
         watch.clone().stopped().await;

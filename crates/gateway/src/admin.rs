@@ -8,6 +8,7 @@ use crate::metrics::Scrape;
 use crate::operate;
 use crate::worker::Shared;
 use api::problem::{Code, Problem};
+use api::queue::CARGO_LIMIT;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -18,10 +19,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// What the admin sockets answer from.
 pub(crate) struct Admin {
@@ -47,22 +51,29 @@ impl Admin {
         Rc::new(Self { shared, applier, draining: Cell::new(false), room })
     }
 
-    /// Serves one connection until it ends, at the latest after [`ADMIN_TIME`].
+    /// Serves one connection until it ends, at the latest [`ADMIN_TIME`] after it began or the last operation on it
+    /// ended: operations may take longer, and whoever waits for one is to be told what came of it.
     pub(crate) async fn serve(self: Rc<Self>, socket: impl AsyncRead + AsyncWrite + Unpin, reach: Reach) {
+        let lease = Rc::new(Lease::new(ADMIN_TIME));
         let service = service_fn(|request| {
-            let admin = Rc::clone(&self);
-            async move { Ok::<_, Infallible>(admin.answer(request, reach).await) }
+            let (admin, lease) = (Rc::clone(&self), Rc::clone(&lease));
+            async move { Ok::<_, Infallible>(admin.answer(request, reach, &lease).await) }
         });
         let connection =
             http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(socket), service);
-        match tokio::time::timeout(ADMIN_TIME, connection).await {
-            Ok(Ok(())) => {}
-            Ok(Err(cause)) => tracing::debug!(%cause, "an admin connection ended early"),
-            Err(_) => tracing::debug!("an admin connection was closed after its time"),
+        match lease.within(connection).await {
+            Some(Ok(())) => {}
+            Some(Err(cause)) => tracing::debug!(%cause, "an admin connection ended early"),
+            None => tracing::debug!("an admin connection was closed after its time"),
         }
     }
 
-    async fn answer(self: Rc<Self>, request: Request<Incoming>, reach: Reach) -> Response<Full<Bytes>> {
+    async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        reach: Reach,
+        lease: &Lease,
+    ) -> Response<Full<Bytes>> {
         let method = request.method().clone();
         match (request.uri().path(), reach) {
             ("/v1/table", Reach::Agent) if method == Method::PUT => self.put_table(request).await,
@@ -78,7 +89,7 @@ impl Admin {
             ("/v1/state" | "/v1/measures", Reach::Agent) | ("/metrics" | "/.mainstay/health", _) => {
                 wrong_method("GET")
             }
-            (path, Reach::Agent) if path.starts_with(operate::PREFIX) => self.operate(request).await,
+            (path, Reach::Agent) if path.starts_with(operate::PREFIX) => self.operate(request, lease).await,
             (path, Reach::Agent | Reach::Anybody) => not_here(path),
         }
     }
@@ -101,13 +112,13 @@ impl Admin {
         }
     }
 
-    async fn operate(self: Rc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn operate(self: Rc<Self>, request: Request<Incoming>, lease: &Lease) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
         let (get, post) = (head.method == Method::GET, head.method == Method::POST);
         if !get && !post {
             return wrong_method("GET, POST");
         }
-        let body = match Limited::new(body, operate::CARGO_BYTES).collect().await {
+        let body = match Limited::new(body, CARGO_LIMIT).collect().await {
             Ok(body) => body.to_bytes(),
             Err(cause) => {
                 let message = format!("the message did not come whole: {cause}");
@@ -120,7 +131,7 @@ impl Admin {
             let done = operate::answer(&self.shared, get, &path, &body).await;
             done.ok_or(path)
         });
-        match done.await {
+        match lease.during(done).await {
             Ok(Ok(Ok(value))) => json(StatusCode::OK, &value),
             Ok(Ok(Err(problem))) => refuse(&problem),
             Ok(Err(path)) => not_here(&path),
@@ -154,6 +165,46 @@ impl Admin {
     }
 }
 
+/// How long a connection may last.
+struct Lease {
+    time: Duration,
+    until: Cell<Instant>,
+    /// An operation is under way, which takes the time it takes.
+    working: Cell<bool>,
+}
+
+impl Lease {
+    fn new(time: Duration) -> Self {
+        Self { time, until: Cell::new(Instant::now() + time), working: Cell::new(false) }
+    }
+
+    /// Waits for `work`, which does not count; from its end on there is the whole time again. HTTP/1.1 answers one
+    /// request after the other, so there is one at most.
+    async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        self.working.set(true);
+        let done = work.await;
+        self.working.set(false);
+        self.until.set(Instant::now() + self.time);
+        done
+    }
+
+    /// What comes of `connection`. None: its time was over.
+    async fn within<T>(&self, connection: impl Future<Output = T>) -> Option<T> {
+        let mut connection = pin!(connection);
+        loop {
+            let until = self.until.get();
+            if let Ok(done) = tokio::time::timeout_at(until, &mut connection).await {
+                return Some(done);
+            }
+            if self.working.get() {
+                self.until.set(Instant::now() + self.time);
+            } else if self.until.get() == until {
+                return None;
+            }
+        }
+    }
+}
+
 fn not_here(path: &str) -> Response<Full<Bytes>> {
     let problem = Problem::new(Code::BadRequest, format!("there is no {path} here"));
     json(StatusCode::NOT_FOUND, &problem)
@@ -180,4 +231,41 @@ fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+
+    const TIME: Duration = Duration::from_millis(20);
+
+    /// Whatever takes longer than a connection may last.
+    async fn long() {
+        let forever = tokio::time::timeout(5 * TIME, pending::<()>()).await;
+        assert!(forever.is_err(), "it ends by its time alone");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_operation_is_told_what_came_of_it() {
+        let lease = Lease::new(TIME);
+        let connection = async {
+            lease.during(long()).await;
+            // The answer is written.
+            tokio::task::yield_now().await;
+            "told"
+        };
+        assert_eq!(lease.within(connection).await, Some("told"));
+    }
+
+    #[tokio::test]
+    async fn who_only_holds_a_connection_loses_it() {
+        let lease = Lease::new(TIME);
+        assert_eq!(lease.within(pending::<()>()).await, None);
+        let idle_afterwards = async {
+            lease.during(long()).await;
+            pending::<()>().await;
+        };
+        assert_eq!(lease.within(idle_afterwards).await, None, "also after an operation");
+    }
 }

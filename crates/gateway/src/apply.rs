@@ -154,8 +154,9 @@ impl Applier {
     fn loads(&self) -> Vec<InstanceLoad> {
         let parted = self.parted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let routes = self.shared.routes.load();
-        let left =
-            parted.iter().filter(|(_, instance)| instance.in_flight() > 0 && !routes.delivers_to(instance.key));
+        let left = parted
+            .iter()
+            .filter(|(_, instance)| instance.in_flight() > 0 && !routes.delivers_to(instance.key));
         let left = left.map(|(stamp, instance)| (*stamp, instance));
         let load = |(stamp, instance): (StampId, &Arc<Instance>)| InstanceLoad {
             stamp,

@@ -344,6 +344,9 @@ impl Exchange {
             if let Some(outcome) = self.outcome().filter(|_| self.by_user) {
                 self.worker.record(&claim.target, claim.route, outcome);
             }
+        } else if fault.is_none() {
+            // Without a stamp there is only the queue to answer.
+            counts.queued.add(1);
         }
         if self.logs {
             let mut line = self.client.line.borrow_mut();

@@ -136,7 +136,8 @@ async fn connection(
             }
             Err(refusal) => {
                 // Only those who have waited already: whom there is no room for otherwise is told at once.
-                let target = Rc::clone(&exchange.claim.as_ref().expect("a request is forwarded under a claim").target);
+                let target =
+                    Rc::clone(&exchange.claim.as_ref().expect("a request is forwarded under a claim").target);
                 hold_for_room(exchange, &target, tries.held_until, refusal).await?;
                 claim_again(exchange, choice, request, tries)?;
                 continue;

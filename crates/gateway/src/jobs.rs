@@ -117,7 +117,8 @@ pub(crate) async fn answer<B>(
     let mut answer = if response {
         kept_answer(&view, kept)?
     } else {
-        let mut answer = state(&view, kept.is_some(), request.headers());
+        let has_answer = kept.is_some() || view.state == JobState::Done;
+        let mut answer = state(&view, has_answer, request.headers());
         if let Some(applied) = preferences.applied(Some(patience), false) {
             answer.headers_mut().insert(PREFERENCE_APPLIED, applied);
         }
@@ -166,15 +167,26 @@ fn matches(asked: &HeaderMap, tag: &str) -> bool {
 }
 
 fn kept_answer(view: &JobView, kept: Option<Answer>) -> Result<Response<AnswerBody>, Refusal> {
-    let Some(kept) = kept else {
-        let detail = format!("job {} is {}", view.name, state_name(view.state));
-        return Err(Refusal::new(Fault::NoResponse, detail));
+    let mut response = match kept {
+        Some(kept) => replay(kept),
+        None if view.state == JobState::Done => no_content(),
+        None => {
+            let detail = format!("job {} is {}", view.name, state_name(view.state));
+            return Err(Refusal::new(Fault::NoResponse, detail));
+        }
     };
-    let mut response = replay(kept);
     const JOB: HeaderName = HeaderName::from_static("mainstay-job");
     let name = HeaderValue::try_from(view.name.to_string());
     response.headers_mut().insert(JOB, name.expect("a job's name is visible ASCII"));
     Ok(response)
+}
+
+/// What is said in place of the service's answer where there is none: an operator knew that the job was delivered, or
+/// a repair has lost it. A page that waits for the job is at its end.
+pub(crate) fn no_content() -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::own(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 async fn cancel(
@@ -183,11 +195,7 @@ async fn cancel(
     name: JobName,
 ) -> Result<Response<AnswerBody>, Refusal> {
     match queue.cancel(name).await {
-        Cancelled::Yes => {
-            let mut response = Response::new(AnswerBody::own(Bytes::new()));
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            Ok(response)
-        }
+        Cancelled::Yes => Ok(no_content()),
         Cancelled::TooLate(view) => {
             let detail = format!("job {name} is {}", state_name(view.state));
             let mut response = exchange.refuse(&Refusal::new(Fault::JobBegun, detail));

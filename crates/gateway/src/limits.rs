@@ -117,7 +117,8 @@ pub(crate) const ADMIN_BYTES: usize = 4 * 1024 * 1024;
 /// Connections to the admin sockets open at once; more wait in the backlog.
 pub(crate) const ADMIN_CONNECTIONS: usize = 64;
 
-/// How long one connection to an admin socket may last; then it is closed.
+/// How long one connection to an admin socket may last, operations on the queue and what comes of them apart; then it
+/// is closed.
 pub(crate) const ADMIN_TIME: Duration = Duration::from_secs(30);
 
 /// A request id taken from a trusted proxy has at most this many bytes; a longer one is replaced.

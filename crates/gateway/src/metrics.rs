@@ -39,6 +39,8 @@ pub(crate) struct Counts {
     pub(crate) bytes_out: Count,
     pub(crate) retries: Count,
     pub(crate) held: Count,
+    /// Answered by the queue: without a fault, and on no stamp.
+    pub(crate) queued: Count,
     pub(crate) previous: Count,
     pub(crate) lines_dropped: Count,
     pub(crate) spans_dropped: Count,
@@ -185,6 +187,7 @@ impl Metrics {
             requests: self.sum(|counts| &counts.requests),
             retries: self.sum(|counts| &counts.retries),
             held: self.sum(|counts| &counts.held),
+            queued: self.sum(|counts| &counts.queued),
             faults,
             stamps: stamps.collect(),
         }

@@ -18,11 +18,8 @@ use std::sync::Arc;
 /// What the paths of all operations begin with.
 pub(crate) const PREFIX: &str = "/v1/queue";
 
-/// Bytes of a message that carries requests (`edit`, `import`); more gets 400.
-pub(crate) const CARGO_BYTES: usize = 64 * 1024 * 1024;
-
-/// Bytes of exported jobs in one answer, after which no further one is added: less than the client takes.
-const EXPORT_BYTES: usize = 4 * 1024 * 1024;
+/// Jobs that are read at once where they are counted.
+const COUNTED_AT_ONCE: u32 = 1_000;
 
 /// Answers `GET` or `POST` on a path below [`PREFIX`]. None: there is no such operation.
 pub(crate) async fn answer(
@@ -148,12 +145,9 @@ async fn status(desk: &Desk) -> wire::QueueStatus {
         State::Open(queue) => queue,
     };
     let status = queue.status();
-    // What would be touched by a selection of everything is all there is, by state.
-    let all = queue.plan_drop(Selection::Fitting(Filter::default())).await.unwrap_or_default();
-    let mut states = BTreeMap::new();
-    for ((_, state), count) in all.jobs {
-        *states.entry(state.to_owned()).or_insert(0) += count;
-    }
+    // Without them the rest is worth knowing.
+    let states = queue.states().await.unwrap_or_default();
+    let states: BTreeMap<_, _> = states.into_iter().map(|(state, count)| (state.to_owned(), count)).collect();
     let counts = status.counters;
     let upstreams = status.upstreams.into_iter().map(|upstream| wire::UpstreamStatus {
         name: upstream.name,
@@ -204,7 +198,7 @@ fn disk_bytes(desk: &Desk) -> u64 {
     beside.into_iter().sum()
 }
 
-fn job(view: &JobView) -> wire::Job {
+fn job(view: &JobView, why: String) -> wire::Job {
     wire::Job {
         id: view.name.id.0,
         name: view.name.to_string(),
@@ -214,7 +208,7 @@ fn job(view: &JobView) -> wire::Job {
         due_ms: view.due_ms,
         finished_ms: view.finished_ms,
         attempts: view.attempts,
-        why: String::new(),
+        why,
     }
 }
 
@@ -245,7 +239,8 @@ async fn list(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem> 
     }
     let full = request.selection.id.is_none() && views.len() == limit as usize;
     let next = views.last().filter(|_| full).map(|view| view.name.id.0);
-    to_json(&wire::JobList { jobs: views.iter().map(job).collect(), next })
+    let whys = queue.last_words(views.iter().map(|view| view.name.id).collect()).await.map_err(refused)?;
+    to_json(&wire::JobList { jobs: views.iter().zip(whys).map(|(view, why)| job(view, why)).collect(), next })
 }
 
 /// What a selection means to the queue. One job has to fit the rest of it too; otherwise nothing is meant.
@@ -263,31 +258,56 @@ async fn selected(queue: &Queue, selection: &wire::Selection) -> Result<Selectio
     Ok(Selection::Jobs(vec![JobId(id)]))
 }
 
-fn operated(count: u64, plan: &queue::Plan) -> Result<serde_json::Value, Problem> {
+/// What was done to the jobs of `plan`. None: nothing, it was to be seen what would be.
+async fn operated(
+    queue: &Queue,
+    selection: &wire::Selection,
+    plan: &queue::Plan,
+    done: Option<u64>,
+) -> Result<serde_json::Value, Problem> {
+    let planned: u64 = plan.jobs.values().sum();
     let ids = plan.first.iter().map(|view| view.name.id.0).take(wire::LISTED_LIMIT);
-    to_json(&wire::Operated { count, ids: ids.collect(), passed_over: 0 })
+    let passed_over = match (planned, done) {
+        // They may all be in a state in which this cannot be done.
+        (0, _) if selection.state.is_some() => count(queue, selection).await?,
+        // They have changed meanwhile.
+        (planned, Some(done)) => planned.saturating_sub(done),
+        (_, None) => 0,
+    };
+    to_json(&wire::Operated { count: done.unwrap_or(planned), ids: ids.collect(), passed_over })
+}
+
+/// How many jobs fit, whatever can be done to them.
+async fn count(queue: &Queue, selection: &wire::Selection) -> Result<u64, Problem> {
+    let filter = filter(selection)?;
+    let (mut count, mut after) = (0, JobId(0));
+    loop {
+        let views = queue.list(filter.clone(), after, COUNTED_AT_ONCE).await.map_err(refused)?;
+        let Some(last) = views.last() else { return Ok(count) };
+        (count, after) = (count + views.len() as u64, last.name.id);
+    }
 }
 
 async fn retry(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem> {
     let request: wire::Operate = read(body)?;
     let which = selected(queue, &request.selection).await?;
     let plan = queue.plan_retry(which.clone()).await.map_err(refused)?;
-    let count = match request.plan {
-        true => plan.jobs.values().sum(),
-        false => queue.retry(which, request.by_uid).await.map_err(refused)?,
+    let done = match request.plan {
+        true => None,
+        false => Some(queue.retry(which, request.by_uid).await.map_err(refused)?),
     };
-    operated(count, &plan)
+    operated(queue, &request.selection, &plan, done).await
 }
 
 async fn drop_jobs(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem> {
     let request: wire::Operate = read(body)?;
     let which = selected(queue, &request.selection).await?;
     let plan = queue.plan_drop(which.clone()).await.map_err(refused)?;
-    let count = match request.plan {
-        true => plan.jobs.values().sum(),
-        false => queue.drop_jobs(which, request.by_uid).await.map_err(refused)?,
+    let done = match request.plan {
+        true => None,
+        false => Some(queue.drop_jobs(which, request.by_uid).await.map_err(refused)?),
     };
-    operated(count, &plan)
+    operated(queue, &request.selection, &plan, done).await
 }
 
 fn one(id: u64) -> Result<serde_json::Value, Problem> {
@@ -338,7 +358,7 @@ async fn export(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem
         }
         let Some(last) = last else { return to_json(&wire::Exported { jobs, next: None }) };
         after = last.0;
-        if jobs.len() >= limit as usize || bytes >= EXPORT_BYTES {
+        if jobs.len() >= limit as usize || bytes >= wire::PAGE_BYTES {
             return to_json(&wire::Exported { jobs, next: Some(after) });
         }
     }
@@ -381,8 +401,8 @@ fn fields(fields: &queue::Fields) -> Vec<(String, String)> {
 
 async fn show(queue: &Queue, id: JobId) -> Result<serde_json::Value, Problem> {
     let history = queue.show(id).await.map_err(refused)?;
-    let mut summary = job(&history.job);
-    summary.why = history.attempts.last().map(|last| last.text.clone()).unwrap_or_default();
+    let why = history.attempts.last().map(|last| last.text.clone()).unwrap_or_default();
+    let summary = job(&history.job, why);
     let answer = |answer: Answer| wire::StoredAnswer {
         status: answer.status,
         fields: fields(&answer.fields),

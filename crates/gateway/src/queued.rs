@@ -280,10 +280,14 @@ fn settled(
     what: &'static str,
 ) -> Response<AnswerBody> {
     exchange.told(view.name.id.0, what);
-    // What the service once said no to is not its last word on a job that was given up since.
-    let given = answer.filter(|_| !matches!(view.state, JobState::Cancelled | JobState::Dropped));
-    if let Some(answer) = given {
-        let mut response = replay(answer);
+    let response = match (view.state, answer) {
+        // What the service once said no to is not its last word on a job that was given up since.
+        (JobState::Cancelled | JobState::Dropped, _) => None,
+        (_, Some(answer)) => Some(replay(answer)),
+        (JobState::Done, None) => Some(jobs::no_content()),
+        (_, None) => None,
+    };
+    if let Some(mut response) = response {
         response.headers_mut().insert(JOB, job_field(view));
         return response;
     }

@@ -80,6 +80,13 @@ impl Failure {
         self
     }
 
+    /// The same with something that is to be known besides.
+    #[must_use]
+    pub(crate) fn besides(mut self, what: impl AsRef<str>) -> Self {
+        self.message = format!("{}; {}", self.message, what.as_ref());
+        self
+    }
+
     #[must_use]
     pub(crate) fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.hint = self.hint.or(hint);

@@ -27,6 +27,16 @@ fn help_of_load() {
 }
 
 #[test]
+fn help_of_queue() {
+    insta::assert_snapshot!(printed(&["queue", "--help"]));
+}
+
+#[test]
+fn help_of_queue_list() {
+    insta::assert_snapshot!(printed(&["queue", "list", "--help"]));
+}
+
+#[test]
 fn the_schema_is_json() {
     let schema: serde_json::Value = serde_json::from_str(&printed(&["schema"])).expect("JSON");
     assert_eq!(schema["type"], "object");

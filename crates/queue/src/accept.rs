@@ -102,7 +102,7 @@ impl Shared {
         let calls = saga.steps.iter().flat_map(|step| std::iter::once(&step.call).chain(&step.undo));
         for call in calls {
             let json = call.json.as_ref().map_or(Ok(()), |json| values.check_json(json));
-            values.check(&call.path).and(json).map_err(|error| error.to_string())?;
+            values.check_path(&call.path).and(json).map_err(|error| error.to_string())?;
         }
         Ok(())
     }
@@ -157,7 +157,8 @@ impl Shared {
         if let Some(trouble) = self.trouble() {
             return Place::Full(Full { why: full_why(trouble), retry_after: TROUBLE_RETRY });
         }
-        let created_ms = self.clock.wall_ms();
+        // By the same clock as when it is due: one that jumps for a moment makes no job older.
+        let created_ms = self.wall_ms();
         let now = self.clock.now();
         let mut state = self.lock();
         if let Some(key) = arrival.key {
@@ -215,19 +216,27 @@ impl Shared {
         let (sender, accepted) = oneshot::channel();
         let shared = self.clone();
         self.journal.accept(*new, move |written| {
-            let submitted = shared.accepted(arrived, written);
-            // Whoever submitted may be gone; the job is not.
+            let (submitted, accepted) = shared.accepted(arrived, written);
+            // Whoever submitted may be gone; the job is not. It goes on only after that is known, or an answer could
+            // be taken for that of a client that waits.
             let _ = sender.send(submitted);
+            if let Some(accepted) = accepted {
+                shared.enter(accepted);
+            }
         });
         accepted.await.unwrap_or_else(|_| Submitted::Uncertain("its writer has ended".into()))
     }
 
-    /// The job is on disk, or is not. Called on the journal's thread.
-    fn accepted(self: &Arc<Self>, arrived: Arrived, written: Result<(), WriteError>) -> Submitted {
+    /// The job is on disk, or is not: what its client hears, and the job if it is. Called on the journal's thread.
+    fn accepted(
+        self: &Arc<Self>,
+        arrived: Arrived,
+        written: Result<(), WriteError>,
+    ) -> (Submitted, Option<Arrived>) {
         let mut state = self.lock();
         let reserved = arrived.key.and_then(|key| state.reserved.remove(&key)).unwrap_or_default();
         let result = match written {
-            Ok(()) => Ok(self.enter(&mut state, arrived)),
+            Ok(()) => Ok((self.await_answer(&mut state, &arrived), arrived)),
             Err(error) => {
                 state.counters.refused += 1;
                 state.book.uncount(arrived.bytes);
@@ -245,28 +254,36 @@ impl Shared {
         }
         self.wake.notify_one();
         match result {
-            Ok(ticket) => Submitted::New(ticket),
+            Ok((ticket, arrived)) => (Submitted::New(ticket), Some(arrived)),
             // Its commit may be in the log although it was not synced, and hold at the next start.
-            Err(WriteError::Broken(why) | WriteError::Damaged(why)) => Submitted::Uncertain(why),
+            Err(WriteError::Broken(why) | WriteError::Damaged(why)) => (Submitted::Uncertain(why), None),
             Err(error) => {
                 let transient = matches!(error, WriteError::Busy(_));
                 let retry_after = if transient { FULL_RETRY } else { TROUBLE_RETRY };
-                Submitted::Full(Full { why: full_why(error), retry_after })
+                (Submitted::Full(Full { why: full_why(error), retry_after }), None)
             }
         }
     }
 
-    fn enter(self: &Arc<Self>, state: &mut State, arrived: Arrived) -> Ticket {
-        let Arrived { entry, bytes, key, request, view, begun, delay } = arrived;
+    /// The key is bound, and the client waits.
+    fn await_answer(self: &Arc<Self>, state: &mut State, arrived: &Arrived) -> Ticket {
+        let Arrived { entry, key, view, .. } = arrived;
         state.counters.accepted += 1;
         if let Some(key) = key {
-            state.keys.insert(key, view.name.id, view.created_ms);
+            state.keys.insert(*key, view.name.id, view.created_ms);
         }
         let (answer, answered) = oneshot::channel();
         state.waiting.entry(entry.id()).or_default().client = Some(Client { answer, view: view.clone() });
+        Ticket::new(self.clone(), view.clone(), answered)
+    }
+
+    /// The job takes its place.
+    fn enter(&self, arrived: Arrived) {
+        let Arrived { entry, bytes, request, begun, delay, .. } = arrived;
+        let mut state = self.lock();
         match begun {
             Some((upstream, begun)) => {
-                let call = self.first_call(state, (entry, bytes), request, upstream, begun);
+                let call = self.first_call(&mut state, (entry, bytes), request, upstream, begun);
                 state.prepared.push_back(call);
             }
             None => {
@@ -277,7 +294,8 @@ impl Shared {
                 }
             }
         }
-        Ticket::new(self.clone(), view, answered)
+        drop(state);
+        self.wake.notify_one();
     }
 
     fn first_call(
@@ -291,8 +309,17 @@ impl Shared {
         let message = plain_message(&request);
         state.hot.keep(entry.id(), &request, bytes as usize);
         let from_ms = request.head.from_ms;
-        let job =
-            Job { entry, bytes, request, attempts: 1, excused: 0, tries: 0, from_ms, doubted: false, known: Vec::new() };
+        let job = Job {
+            entry,
+            bytes,
+            request,
+            attempts: 1,
+            excused: 0,
+            tries: 0,
+            from_ms,
+            doubted: false,
+            known: Vec::new(),
+        };
         let began_ms = self.wall_ms();
         state.take_off(Flight { job, upstream, begun, place: None, probe: false, began_ms }, message)
     }
@@ -395,7 +422,7 @@ impl State {
         let upstream = first.map_or(Upstream::Default, |step| Upstream::Component(step.call.to.clone()));
         let target = self.book.target(&upstream);
         self.book.lines[entry.route()].first = Some(target);
-        if first.is_some() || !arrival.delay.is_zero() || self.resting || !self.unwritten.is_empty() {
+        if first.is_some() || !arrival.delay.is_zero() || self.resting || self.is_behind() {
             return None;
         }
         let at_once = self.book.go_at_once(entry, target, now);

@@ -4,6 +4,7 @@
 //! upstream, put off until some time, in doubt, or busy (under way, or being written). The request itself is on disk;
 //! a job takes 16 bytes here. Nothing in this module waits, reads the clock or knows of the disk.
 
+mod hand;
 mod line;
 mod order;
 mod pick;
@@ -111,7 +112,7 @@ struct Timer {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
-    Scheduled(Entry),
+    Scheduled(u64),
     Again(u64),
     Probe(u64),
     Hold { id: u64, order: u64 },
@@ -128,7 +129,11 @@ pub(crate) struct Book {
     busy: HashedMap<u64, ()>,
     aside: HashedMap<u64, Aside>,
     lanes: Lanes,
+    /// What is due later, and was not attempted.
+    scheduled: HashedMap<u64, Entry>,
     timers: BinaryHeap<Reverse<Timer>>,
+    /// Timers of scheduled jobs that are settled.
+    stale: usize,
     seq: u64,
     turn: usize,
     concurrency: u32,
@@ -152,6 +157,8 @@ impl Book {
             busy: HashedMap::default(),
             aside: HashedMap::default(),
             lanes: Lanes::default(),
+            scheduled: HashedMap::default(),
+            stale: 0,
             timers: BinaryHeap::new(),
             seq: 0,
             turn: 0,
@@ -230,7 +237,8 @@ impl Book {
 
     /// Adds a job that is due later, and in order only from then on.
     pub(crate) fn schedule(&mut self, entry: Entry, at: Moment) {
-        self.add_timer(at, Due::Scheduled(entry));
+        self.add_timer(at, Due::Scheduled(entry.id()));
+        self.scheduled.insert(entry.id(), entry);
     }
 
     /// Puts a job off that was attempted; it goes on holding up those behind it. It is no longer busy.
@@ -355,83 +363,6 @@ impl Book {
                 None
             }
         }
-    }
-
-    /// Takes a job in hand, so that nothing else happens to it. False: it is under way, or in other hands.
-    pub(crate) fn claim(&mut self, id: u64) -> bool {
-        if self.busy.contains_key(&id) || self.aside.contains_key(&id) {
-            return false;
-        }
-        self.aside.insert(id, Aside::Claimed(None));
-        true
-    }
-
-    /// Lets a job out of hand again, unchanged.
-    pub(crate) fn unclaim(&mut self, id: u64) {
-        if let Some(Aside::Claimed(Some(came_up))) = self.aside.remove(&id) {
-            let (upstream, entry) = *came_up;
-            match upstream {
-                Some(upstream) => self.targets[upstream].ready.push_front(entry),
-                None => self.lines[entry.route()].again.push_front(entry),
-            }
-        }
-    }
-
-    /// A pending job in hand is settled, or begins anew elsewhere.
-    pub(crate) fn remove_claimed(&mut self, id: u64, order: u64) {
-        let carried = self.carried.remove(&id).map(|carried| carried.queued);
-        let doubtful = self.doubtful.remove(&id);
-        let came_up = matches!(self.aside.remove(&id), Some(Aside::Claimed(Some(_))));
-        match (doubtful, carried) {
-            (Some(doubt), _) if doubt.queued && !came_up => {
-                self.take_out(id, doubt.upstream, doubt.entry.route())
-            }
-            // What was put off or is in doubt lies in no line, unless its time has come.
-            (Some(_), _) | (None, Some(false)) => {}
-            (None, Some(true) | None) if came_up => {}
-            (None, Some(true) | None) => drop(self.aside.insert(id, Aside::Gone)),
-        }
-        self.release(id, order);
-    }
-
-    /// A job in hand whose doubt is resolved is sent again, before what is behind it: its value stays with it, if it
-    /// has that still, and it goes first where it has not.
-    pub(crate) fn begin_anew(&mut self, entry: Entry) {
-        let id = entry.id();
-        let carried = self.carried.remove(&id).filter(|carried| carried.queued);
-        let doubtful = self.doubtful.remove(&id).filter(|doubt| doubt.queued);
-        self.aside.remove(&id);
-        let lies = carried.map(|carried| carried.upstream);
-        if let Some(upstream) = lies.or(doubtful.map(|doubt| doubt.upstream)) {
-            self.take_out(id, upstream, entry.route());
-        }
-        self.lines[entry.route()].again.push_front(entry);
-    }
-
-    /// Takes a probe that is due out of wherever it lies, because its job may come up anew.
-    fn take_out(&mut self, id: u64, upstream: Option<UpstreamIndex>, route: usize) {
-        let line = &mut self.lines[route];
-        line.held.retain(|(_, entry)| entry.id() != id);
-        match upstream {
-            Some(upstream) => self.targets[upstream].ready.retain(|entry| entry.id() != id),
-            None => line.again.retain(|entry| entry.id() != id),
-        }
-    }
-
-    /// Takes the first fresh job out of its line, if it is still that. It is busy then.
-    pub(crate) fn claim_head(&mut self, entry: Entry) -> bool {
-        let line = &mut self.lines[entry.route()];
-        if line.fresh.first() != Some(entry) || self.aside.contains_key(&entry.id()) {
-            return false;
-        }
-        line.fresh.pop();
-        self.busy.insert(entry.id(), ());
-        true
-    }
-
-    /// A settled job in hand stays so, or is pushed by the caller.
-    pub(crate) fn release_claim(&mut self, id: u64) {
-        self.aside.remove(&id);
     }
 
     /// Holds a route up, or lets it go on.

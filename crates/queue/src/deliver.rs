@@ -17,6 +17,9 @@ use store::journal::{AttemptRecord, Change, ReadError};
 /// How long a job is left alone that could not be read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
 
+/// A clock on the wall that shows less, in Unix milliseconds, was not set yet: the first of January 2020.
+const CLOCK_LEAST_MS: i64 = 1_577_836_800_000;
+
 /// A pending job with all that its delivery needs.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -93,11 +96,14 @@ pub(crate) enum Step {
 }
 
 /// Why a job cannot be loaded.
-enum Unloadable {
+#[derive(Debug)]
+pub(crate) enum Unloadable {
     /// It is settled, or not there: nothing is left to be done.
     Gone,
     /// Its records cannot be read by this program; its request has so many bytes.
     Records(CodecError, u64),
+    /// They are damaged, or not there although it is pending.
+    Lost(String),
     /// Its row says that it may have happened, although it was picked to be sent.
     InDoubt(u32),
     /// The file cannot be read now.
@@ -106,7 +112,10 @@ enum Unloadable {
 
 impl From<ReadError> for Unloadable {
     fn from(error: ReadError) -> Self {
-        Self::Disk(error)
+        match error {
+            ReadError::Damaged { cause, .. } => Self::Lost(cause),
+            error @ ReadError::Unreadable { .. } => Self::Disk(error),
+        }
     }
 }
 
@@ -137,7 +146,7 @@ impl Shared {
         if let Some(call) = state.prepared.pop_front() {
             return Step::Call(call);
         }
-        if state.resting || !state.unwritten.is_empty() {
+        if state.resting || state.is_behind() {
             return Step::Wait(None);
         }
         let picked = state.book.pick(self.clock.now());
@@ -243,7 +252,7 @@ impl Shared {
     }
 
     /// All that is known of a job.
-    fn load(&self, entry: Entry) -> Result<Job, Unloadable> {
+    pub(crate) fn load(&self, entry: Entry) -> Result<Job, Unloadable> {
         let id = job_id(&entry);
         let (hot, known) = {
             let state = self.lock();
@@ -255,7 +264,8 @@ impl Shared {
         let (request, bytes) = match hot {
             Some((request, bytes)) => (request, bytes as u64),
             None => {
-                let record = self.journal.request(id)?.ok_or(Unloadable::Gone)?;
+                let record = self.journal.request(id)?;
+                let record = record.map_or_else(|| Err(self.without_request(id)), Ok)?;
                 let bytes = record.len() as u64;
                 let request = StoredRequest::decode(record).map_err(|e| Unloadable::Records(e, bytes))?;
                 (Arc::new(request), bytes)
@@ -278,6 +288,15 @@ impl Shared {
         Ok(Job { entry, bytes, request, attempts, excused, tries, from_ms, doubted, known })
     }
 
+    /// A job that has no request, as a repair may leave it.
+    fn without_request(&self, id: JobId) -> Unloadable {
+        match self.journal.job(id) {
+            Ok(Some(row)) if row.state.is_pending() => Unloadable::Lost("its request is not there".into()),
+            Ok(_) => Unloadable::Gone,
+            Err(error) => error.into(),
+        }
+    }
+
     /// The attempts of a job and from when its age counts, as they are on disk.
     fn recorded(&self, entry: Entry, request: &StoredRequest) -> Result<(u32, i64), Unloadable> {
         let id = job_id(&entry);
@@ -287,11 +306,19 @@ impl Shared {
         }
         if row.attempts == 0 {
             // Never attempted, or released by an operator: since then it is due.
-            return Ok((0, row.due_ms.max(request.head.from_ms)));
+            return Ok((0, self.plausible(row.due_ms.max(request.head.from_ms))));
         }
         let attempts = self.journal.attempts(id)?;
         let first = attempts.iter().rev().find(|attempt| attempt.number == 1);
-        Ok((row.attempts, first.map_or(request.head.from_ms, |first| first.began_ms)))
+        Ok((row.attempts, self.plausible(first.map_or(request.head.from_ms, |first| first.began_ms))))
+    }
+
+    /// A time on the wall from which the age of a job that is due counts, as it can have been: one of before the
+    /// machine's clock was set says nothing, nor does one to come.
+    pub(crate) fn plausible(&self, from_ms: i64) -> i64 {
+        let opened_ms = self.opened.0;
+        let unset = from_ms < CLOCK_LEAST_MS && opened_ms >= CLOCK_LEAST_MS;
+        if unset { opened_ms } else { from_ms.min(self.wall_ms()) }
     }
 
     /// What is known of the calls of a saga in this run.
@@ -307,7 +334,7 @@ impl Shared {
     }
 
     /// What becomes of a job that cannot be loaded: others go on.
-    fn set_aside(self: &Arc<Self>, entry: Entry, why: Unloadable) -> Step {
+    pub(crate) fn set_aside(self: &Arc<Self>, entry: Entry, why: Unloadable) -> Step {
         match why {
             Unloadable::Gone => {
                 let mut state = self.lock();
@@ -328,34 +355,40 @@ impl Shared {
                 }
             }
             Unloadable::InDoubt(attempts) => {
-                tracing::error!(job = entry.id(), "a job that may have happened was about to be sent; it is not");
+                tracing::error!(
+                    job = entry.id(),
+                    "a job that may have happened was about to be sent; it is not"
+                );
                 let now = self.clock.now();
                 let mut state = self.lock();
                 state.book.doubt(InDoubt::new(entry, attempts, now), None, Some(now));
             }
-            Unloadable::Records(error, bytes) => {
-                let at_ms = self.wall_ms();
-                let text = format!("given up: {error}");
-                tracing::error!(job = entry.id(), %error, "a queued request cannot be delivered");
-                let ended = AttemptRecord { number: 0, began_ms: at_ms, ended_ms: at_ms, status: None, text };
-                let id = job_id(&entry);
-                let state = JobState::Dead;
-                let change =
-                    Change::Outcome { id, attempts: 0, at_ms, state, response: None, ended: Some(ended) };
-                let settled = Settled {
-                    entry,
-                    bytes,
-                    state,
-                    attempts: 0,
-                    at_ms,
-                    answer: None,
-                    client: None,
-                    saga: None,
-                };
-                self.write(change, After::Settled(Box::new(settled)));
+            Unloadable::Records(error, bytes) => self.cannot_be_delivered(entry, &error.to_string(), bytes),
+            Unloadable::Lost(why) => {
+                let row = self.journal.job(job_id(&entry)).ok().flatten();
+                self.cannot_be_delivered(entry, &why, row.map_or(0, |row| row.request_bytes));
             }
         }
         Step::Again
+    }
+
+    /// A job whose records are of no use is dead; one in doubt stays that, for an operator.
+    fn cannot_be_delivered(self: &Arc<Self>, entry: Entry, why: &str, bytes: u64) {
+        tracing::error!(job = entry.id(), why, "a queued request cannot be delivered");
+        {
+            let mut state = self.lock();
+            if let Some(denials) = state.book.doubtful(entry.id()).map(|doubt| doubt.denials) {
+                return state.book.probe_later(entry.id(), denials, None);
+            }
+        }
+        let at_ms = self.wall_ms();
+        let text = format!("given up: {why}");
+        let ended = AttemptRecord { number: 0, began_ms: at_ms, ended_ms: at_ms, status: None, text };
+        let (id, state) = (job_id(&entry), JobState::Dead);
+        let change = Change::Outcome { id, attempts: 0, at_ms, state, response: None, ended: Some(ended) };
+        let settled =
+            Settled { entry, bytes, state, attempts: 0, at_ms, answer: None, client: None, saga: None };
+        self.write(change, After::Settled(Box::new(settled)));
     }
 }
 

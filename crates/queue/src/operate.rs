@@ -119,11 +119,22 @@ impl Shared {
             })?;
             match one {
                 // It was in the right state, and could not be taken in hand.
-                Some([id]) if done == 0 => Err(OperationError::UnderWay(id)),
+                Some([id]) if done == 0 => Err(shared.why_not(id, &deed)?),
                 Some(_) | None => Ok(done),
             }
         };
         self.read(work).await
+    }
+
+    /// Why nothing was done to a job that is in the right state.
+    fn why_not(&self, id: JobId, deed: &Deed) -> Result<OperationError, OperationError> {
+        let sends = matches!(deed, Deed::Retry | Deed::Edit(_));
+        Ok(match sends && self.journal.request(id)?.is_none() {
+            true => {
+                OperationError::Malformed(format!("job {id} has no request any more: it can only be dropped"))
+            }
+            false => OperationError::UnderWay(id),
+        })
     }
 
     fn perform_batch(
@@ -181,6 +192,7 @@ impl Shared {
         let now_ms = self.wall_ms();
         let released = Change::Released { id, due_ms: now_ms };
         let done = match deed {
+            Deed::Retry | Deed::Edit(_) if self.journal.request(id)?.is_none() => return Ok(None),
             Deed::Retry => {
                 let (changes, bytes) = self.afresh(&row, None)?;
                 let changes = changes.into_iter().chain([released]).collect();
@@ -363,6 +375,7 @@ impl Shared {
         paused: bool,
         by: u32,
     ) -> Result<(), OperationError> {
+        let _one_at_a_time = self.pausing.lock().await;
         let scope = route.unwrap_or(EVERYTHING).to_owned();
         let pause = Pause { scope: scope.clone(), since_ms: self.wall_ms() };
         let verb = if paused { "pause" } else { "resume" };

@@ -28,6 +28,8 @@ pub struct Counters {
     pub dead: u64,
     /// Jobs whose outcome became unknown.
     pub unknown: u64,
+    /// Dead and rejected jobs that nobody has dealt with for so long that they were forgotten.
+    pub held_forgotten: u64,
     /// Jobs that were cancelled.
     pub cancelled: u64,
     /// Jobs that operators dropped.

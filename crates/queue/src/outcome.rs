@@ -204,10 +204,14 @@ impl Shared {
             response: None,
             ended: Some(came.record(job.attempts, "")),
         };
-        let has_probe = settings.probe.is_some() || job.request.settings.probe.is_some();
+        // What is asked is what the job came with: only that is there after a restart as well.
+        let has_probe = job.request.settings.probe.is_some();
         let probe = has_probe.then(|| later(came.now, state.pause(1).max(PROBE_PAUSE)));
         let hold = later(came.now, settings.unknown_hold);
-        (Some(change), After::Doubt { doubt: Box::new(doubt(job, upstream, came.now)), hold: Some(hold), probe })
+        (
+            Some(change),
+            After::Doubt { doubt: Box::new(doubt(job, upstream, came.now)), hold: Some(hold), probe },
+        )
     }
 
     /// Asks what became of a plain job, or of the step of a saga.
@@ -363,7 +367,20 @@ pub(crate) fn doubt(job: &Job, upstream: usize, since: Moment) -> InDoubt {
     doubt
 }
 
-/// A GET without effect, with the client's fields but those of its body.
+/// Fields that would make the answer to a probe say something else than whether there is anything (RFC 9110, 13.1
+/// and 14.2), or that are the gateway's own.
+const NOT_OF_A_PROBE: [&[u8]; 8] = [
+    b"if-match",
+    b"if-modified-since",
+    b"if-none-match",
+    b"if-range",
+    b"if-unmodified-since",
+    b"mainstay-attempt",
+    b"prefer",
+    b"range",
+];
+
+/// A GET without effect, with the client's fields but those of its body, and those that would change the answer.
 pub(crate) fn probe_message(
     job: &Job,
     to: Upstream,
@@ -371,7 +388,7 @@ pub(crate) fn probe_message(
     key: String,
     timeout: Duration,
 ) -> Message {
-    let of_body = |name: &[u8]| name.starts_with(b"content-");
+    let of_body = |name: &[u8]| name.starts_with(b"content-") || NOT_OF_A_PROBE.contains(&name);
     let fields = job.request.fields.iter().filter(|(name, _)| !of_body(name)).cloned().collect();
     Message { to, method: Method::Get, target, fields, body: bytes::Bytes::new(), key, timeout }
 }

@@ -11,6 +11,7 @@ use crate::operation::{
 use crate::shared::Shared;
 use crate::submission::{Cancelled, Submission, Submitted, Waited};
 use model::queue::{QueueLimits, QueuedRoute};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,6 +161,13 @@ impl Queue {
         Ok(self.shared.read(|shared| shared.journal.size()).await?)
     }
 
+    /// How many jobs there are by the name of their state, as they are on disk: one that may simply be sent again is
+    /// waiting there while it is under way. Reads all narrow rows.
+    pub async fn states(&self) -> Result<BTreeMap<&'static str, u64>, OperationError> {
+        let counts = self.shared.read(|shared| shared.journal.counts()).await?;
+        Ok(counts.into_iter().map(|count| (crate::job::state_name(count.state), count.jobs)).collect())
+    }
+
     /// Jobs after `after` that fit, in the order of their numbers, at most `limit`.
     pub async fn list(
         &self,
@@ -183,6 +191,17 @@ impl Queue {
     /// Everything that is kept of a job.
     pub async fn show(&self, id: JobId) -> Result<JobHistory, OperationError> {
         self.shared.read(move |shared| shared.history(id)).await
+    }
+
+    /// What came of the last attempt of each of these jobs, in their order. Empty where there was none.
+    pub async fn last_words(&self, ids: Vec<JobId>) -> Result<Vec<String>, OperationError> {
+        let last = move |shared: &Shared| {
+            let words = |id: &JobId| {
+                Ok(shared.journal.attempts(*id)?.pop().map_or_else(String::new, |last| last.text))
+            };
+            ids.iter().map(words).collect()
+        };
+        self.shared.read(last).await
     }
 
     /// What [`retry`](Self::retry) would do.

@@ -20,10 +20,15 @@ use store::journal::{Change, JobRow, Journal, ReadError, SEVERAL_LIMIT};
 /// What scope stands for everything, where deliveries are paused.
 pub(crate) const EVERYTHING: &str = "*";
 
+/// How far the newest job may be ahead of the clock, in milliseconds, for the clock to be the one that is wrong: set
+/// by hand or by NTP it goes back by less than an hour.
+const CLOCK_BACK_LIMIT_MS: i64 = 3_600_000;
+
 /// What has to wait until the time is known.
 struct Later {
     entry: Entry,
     due_ms: i64,
+    created_ms: i64,
     attempts: u32,
 }
 
@@ -44,14 +49,23 @@ impl Shared {
             }
             enter(&mut book, row, opened_ms, &mut later, &mut doubtful);
         }
-        // A clock that was set back must not put off what is due.
-        let wall_ms = opened_ms.max(newest_ms);
+        // A clock that was set back a little must not put off what is due. What is further ahead was written by a
+        // clock that was wrong, and must not make everything else old.
+        let ahead = newest_ms.saturating_sub(opened_ms);
+        let comparable = ahead <= CLOCK_BACK_LIMIT_MS;
+        let wall_ms = if comparable { opened_ms.max(newest_ms) } else { opened_ms };
         let now = clock.now();
         let longest = span_ms(limits.longest_pause.max(RETRY_AFTER_LIMIT));
-        for Later { entry, due_ms, attempts } in later {
+        for Later { entry, due_ms, created_ms, attempts } in later {
             let left = due_ms.saturating_sub(wall_ms).max(0);
-            // Nothing that was attempted pauses for longer than this.
-            let left = if attempts > 0 { left.min(longest) } else { left };
+            // Nothing that was attempted pauses for longer than that, and nothing waits for longer than it was to.
+            let most = match attempts {
+                0 => due_ms.saturating_sub(created_ms).max(0),
+                _ if comparable => longest,
+                // How much of its pause is left cannot be told.
+                _ => 0,
+            };
+            let left = left.min(most);
             let at = now.saturating_add(left.unsigned_abs());
             match attempts {
                 0 => book.schedule(entry, at),
@@ -76,6 +90,8 @@ impl Shared {
             prepared: VecDeque::new(),
             hot: Hot::default(),
             unwritten: VecDeque::new(),
+            rewriting: 0,
+            found_below: recovered.next.0,
             counters: Counters::default(),
             dice: Dice(seed),
             next_id: recovered.next.0,
@@ -103,10 +119,11 @@ impl Shared {
         }
         for row in rows {
             let since = row.outcome_ms.filter(|_| row.state == JobState::Unknown).unwrap_or(wall_ms);
-            let hold = row.order.map(|_| {
-                let hold = self.unknown_hold(&row);
+            // One that is over holds up nobody again.
+            let hold = row.order.and_then(|_| {
                 let passed = Duration::from_millis(wall_ms.saturating_sub(since).max(0).unsigned_abs());
-                now.saturating_add(whole_ms(hold.saturating_sub(passed)))
+                let left = self.unknown_hold(&row).checked_sub(passed).filter(|left| !left.is_zero())?;
+                Some(now.saturating_add(whole_ms(left)))
             });
             let mut state = self.lock();
             let entry = entry_of(&mut state.book, &row);
@@ -144,7 +161,8 @@ fn enter(book: &mut Book, row: JobRow, wall_ms: i64, later: &mut Vec<Later>, dou
     book.count(row.request_bytes);
     match row.state {
         JobState::Waiting if row.due_ms > wall_ms => {
-            later.push(Later { entry, due_ms: row.due_ms, attempts: row.attempts });
+            let (due_ms, created_ms, attempts) = (row.due_ms, row.created_ms, row.attempts);
+            later.push(Later { entry, due_ms, created_ms, attempts });
         }
         JobState::Dispatching if !row.idempotent => doubtful.push(row),
         JobState::Unknown => doubtful.push(row),

@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) paths: Paths,
     /// Wakes the courier.
     pub(crate) wake: Notify,
+    /// Held while a pause is written and takes effect: two at once would leave memory and file of two minds.
+    pub(crate) pausing: tokio::sync::Mutex<()>,
     encoded: Mutex<Encoded>,
     state: Mutex<State>,
 }
@@ -63,6 +65,10 @@ pub(crate) struct State {
     pub(crate) prepared: VecDeque<Call>,
     pub(crate) hot: Hot,
     pub(crate) unwritten: VecDeque<(Change, After)>,
+    /// Those of them that are being written again.
+    pub(crate) rewriting: usize,
+    /// Jobs below this number were found when the queue was opened.
+    pub(crate) found_below: u64,
     pub(crate) counters: Counters,
     pub(crate) dice: Dice,
     pub(crate) next_id: u64,
@@ -181,7 +187,8 @@ impl Shared {
     pub(crate) fn new(journal: Journal, clock: Clock, wall_ms: i64, state: State) -> Self {
         let opened = (wall_ms, clock.now());
         let (paths, wake) = (Paths::default(), Notify::new());
-        Self { journal, clock, opened, paths, wake, encoded: Mutex::default(), state: Mutex::new(state) }
+        let (pausing, encoded) = (tokio::sync::Mutex::default(), Mutex::default());
+        Self { journal, clock, opened, paths, wake, pausing, encoded, state: Mutex::new(state) }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -220,7 +227,7 @@ impl Shared {
         self.journal.update(change, move |written| shared.written(kept, after, written));
     }
 
-    fn written(self: &Arc<Self>, change: Change, after: After, written: Result<(), WriteError>) {
+    pub(crate) fn written(self: &Arc<Self>, change: Change, after: After, written: Result<(), WriteError>) {
         match written {
             Ok(()) => self.take_effect(after),
             Err(WriteError::Refused(why)) => {
@@ -314,6 +321,11 @@ impl State {
             self.counters.answered_directly += 1;
         }
         after
+    }
+
+    /// Whether outcomes are yet to be written, for which there was no room: nothing new is begun until they are.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.unwritten.is_empty() || self.rewriting > 0
     }
 
     /// A number for a call.

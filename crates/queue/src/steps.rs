@@ -19,6 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::journal::{AttemptRecord, Change, StepRecord};
 
+/// For how many times as long as an attempt may take a 409 is put down to one that may have happened and is under way
+/// still. Then the step counts as refused: otherwise what came before it would stay done until the job is too old.
+const CONFLICT_PATIENCE: u32 = 10;
+
 /// What an attempt of a step makes of it.
 enum StepVerdict {
     Done,
@@ -399,7 +403,17 @@ fn judge_step(
             StepVerdict::Refused
         }
         // The attempt in doubt is over in the service by now, and the same key was refused again and again.
-        Meaning::Refused if !place.undo && !past_pivot && used_up && is_long_over(head, step, came) => {
+        Meaning::Refused if !place.undo && !past_pivot && used_up && is_long_over(head, step, came, 1) => {
+            StepVerdict::Refused
+        }
+        // A 409 that does not end is about something else than that attempt: nobody would ever undo what came before.
+        Meaning::NotYet(_)
+            if is_conflict(came)
+                && !place.undo
+                && !past_pivot
+                && used_up
+                && is_long_over(head, step, came, CONFLICT_PATIENCE) =>
+        {
             StepVerdict::Refused
         }
         Meaning::Refused | Meaning::Credentials | Meaning::NotYet(_) | Meaning::NotSent | Meaning::Doubt => {
@@ -415,9 +429,14 @@ fn judge_step(
     }
 }
 
-/// Whether the last attempt in doubt has been over for as long as one may take.
-fn is_long_over(head: &StepHead, step: &SagaStep, came: &Came) -> bool {
-    came.at_ms.saturating_sub(head.doubt_ms) >= span_ms(step.timeout)
+/// Whether it was answered with 409: the first attempt may be under way still, or the step is refused.
+fn is_conflict(came: &Came) -> bool {
+    came.answer().is_some_and(|answer| answer.status == 409)
+}
+
+/// Whether the last attempt in doubt has been over for so many times as long as one may take.
+fn is_long_over(head: &StepHead, step: &SagaStep, came: &Came, times: u32) -> bool {
+    came.at_ms.saturating_sub(head.doubt_ms) >= span_ms(step.timeout.saturating_mul(times))
 }
 
 /// The state of each call.

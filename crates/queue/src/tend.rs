@@ -9,12 +9,16 @@ use crate::keys::Stretch;
 use crate::shared::{REWRITE_PAUSE, Shared, job_id, later, span_ms};
 use std::sync::Arc;
 use std::time::Duration;
+use store::commit::WriteError;
 use store::journal::{AttemptRecord, Filter, Retention};
 
 /// Jobs that are forgotten in one transaction, so that none of those that wait for it waits for long.
 const FORGET_JOBS: u32 = 500;
 /// How long after everything old was forgotten it is looked for again.
 const FORGET_PAUSE: Duration = Duration::from_secs(60);
+/// How long dead and rejected jobs are kept, or as long as what is done where that is longer: they count neither as
+/// jobs nor as bytes of the queue, so that nothing else bounds what they take on disk.
+const HELD_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// How long the audit log is kept.
 const OPERATIONS_KEPT: Duration = Duration::from_secs(400 * 86_400);
 /// Rows that are looked at to see which keys are forgotten.
@@ -61,14 +65,16 @@ impl Shared {
         }
         state.tended.rewrite_at = later(now, REWRITE_PAUSE);
         let unwritten = std::mem::take(&mut state.unwritten);
+        // Until each is written, or lies there again, it holds deliveries up: thus there are never more of them.
+        state.rewriting += unwritten.len();
         drop(state);
-        let any = !unwritten.is_empty();
         for (change, after) in unwritten {
-            self.write(change, after);
-        }
-        if any {
-            // Deliveries were held up by what was not written.
-            self.wake.notify_one();
+            let (shared, kept) = (self.clone(), change.clone());
+            self.journal.update(change, move |written| {
+                shared.written(kept, after, written);
+                shared.lock().rewriting -= 1;
+                shared.wake.notify_one();
+            });
         }
     }
 
@@ -82,23 +88,67 @@ impl Shared {
         state.tended.forgetting = true;
         let retention = Retention {
             finished_before_ms: wall_ms.saturating_sub(span_ms(state.limits.retention)),
-            // Dead letters are kept until an operator has dealt with them.
+            // These are counted: their turn is when nothing else is old.
             held_before_ms: None,
             operations_before_ms: Some(wall_ms.saturating_sub(span_ms(OPERATIONS_KEPT))),
             limit: FORGET_JOBS,
         };
         drop(state);
+        self.forget_batch(retention);
+    }
+
+    /// Forgets one batch after the other, until nothing more is old. Each waits in line behind what was written
+    /// meanwhile, so that nobody waits for more than one of them.
+    fn forget_batch(self: &Arc<Self>, retention: Retention) {
         let shared = self.clone();
         self.journal.forget(retention, move |forgotten| {
-            let mut state = shared.lock();
-            state.tended.forgetting = false;
-            let more = forgotten.as_ref().is_ok_and(|forgotten| forgotten.more);
-            state.tended.forget_at = if more { now } else { later(now, FORGET_PAUSE) };
-            drop(state);
-            if let Err(error) = forgotten {
-                tracing::warn!(%error, "old jobs could not be forgotten; it is tried again");
+            if forgotten.as_ref().is_ok_and(|forgotten| forgotten.more) {
+                return shared.forget_batch(retention);
+            }
+            match forgotten {
+                Ok(_) => shared.forget_held(),
+                Err(error) => shared.forgotten(Err(error)),
             }
         });
+    }
+
+    /// Forgets dead and rejected jobs that nobody has dealt with for long, a batch at a time.
+    fn forget_held(self: &Arc<Self>) {
+        let kept = self.lock().limits.retention.max(HELD_KEPT);
+        let retention = Retention {
+            finished_before_ms: i64::MIN,
+            held_before_ms: Some(self.wall_ms().saturating_sub(span_ms(kept))),
+            operations_before_ms: None,
+            limit: FORGET_JOBS,
+        };
+        let shared = self.clone();
+        self.journal.forget(retention, move |forgotten| match forgotten {
+            Ok(forgotten) => {
+                let jobs = forgotten.jobs;
+                if jobs > 0 {
+                    let days = kept.as_secs() / 86_400;
+                    tracing::warn!(
+                        jobs,
+                        days,
+                        "dead and rejected jobs were forgotten: nobody has dealt with them"
+                    );
+                    shared.lock().counters.held_forgotten += u64::from(jobs);
+                }
+                if forgotten.more { shared.forget_held() } else { shared.forgotten(Ok(())) }
+            }
+            Err(error) => shared.forgotten(Err(error)),
+        });
+    }
+
+    /// Nothing more is forgotten for now.
+    fn forgotten(&self, result: Result<(), WriteError>) {
+        let mut state = self.lock();
+        state.tended.forgetting = false;
+        state.tended.forget_at = later(self.clock.now(), FORGET_PAUSE);
+        drop(state);
+        if let Err(error) = result {
+            tracing::warn!(%error, "old jobs could not be forgotten; it is tried again");
+        }
     }
 
     /// Compares some keys with the rows: those of forgotten jobs are forgotten.
@@ -158,9 +208,18 @@ impl Shared {
         };
         let row = self.journal.job(id).ok()??;
         let untouched = row.state == JobState::Waiting && row.attempts == 0;
-        let from_ms = row.due_ms.max(request.head.from_ms);
-        let job =
-            Job { entry, bytes, request, attempts: 0, excused: 0, tries: 0, from_ms, known: Vec::new() };
+        let from_ms = self.plausible(row.due_ms.max(request.head.from_ms));
+        let job = Job {
+            entry,
+            bytes,
+            request,
+            attempts: 0,
+            excused: 0,
+            tries: 0,
+            from_ms,
+            doubted: false,
+            known: Vec::new(),
+        };
         (untouched && self.is_too_old(&job)).then_some(job)
     }
 

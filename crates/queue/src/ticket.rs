@@ -145,7 +145,13 @@ impl Shared {
         // In hand, nothing changes it any more.
         let row = self.read(move |shared| shared.journal.job(id)).await;
         let row = match row {
-            Ok(Some(row)) if row.state == crate::job::JobState::Waiting && row.attempts == 0 => row,
+            Ok(Some(row))
+                if row.state == crate::job::JobState::Waiting
+                    && row.attempts == 0
+                    && !self.may_have_begun(&row) =>
+            {
+                row
+            }
             Ok(found) => {
                 self.lock().book.unclaim(id.0);
                 self.wake.notify_one();
@@ -171,6 +177,15 @@ impl Shared {
                 Cancelled::Failed(crate::shared::full_why(error))
             }
         }
+    }
+}
+
+impl Shared {
+    /// Whether a job that was never attempted, as far as is on disk, may have been by an earlier process: what can
+    /// be sent again is sent without a word there.
+    fn may_have_begun(&self, row: &store::journal::JobRow) -> bool {
+        let found = row.id.0 < self.lock().found_below;
+        found && row.idempotent && row.due_ms <= self.opened.0
     }
 }
 

@@ -343,10 +343,12 @@ fn row_of(job: &NewJob) -> JobRow {
     }
 }
 
+/// In whatever way takes at most three times the bytes: JSON may take six for one.
 fn text(bytes: &[u8]) -> Text {
+    let control = bytes.iter().filter(|byte| byte.is_ascii_control()).count();
     match std::str::from_utf8(bytes) {
-        Ok(text) => Text::Text(text.to_owned()),
-        Err(_) => Text::Hex { hex: hex(bytes) },
+        Ok(text) if control <= bytes.len() / 6 => Text::Text(text.to_owned()),
+        Ok(_) | Err(_) => Text::Hex { hex: hex(bytes) },
     }
 }
 

@@ -67,6 +67,12 @@ pub(crate) enum NoValue {
         /// Where it was looked for.
         place: String,
     },
+    /// A value that is empty, `.` or `..` and a whole part of a path: that would be another path (RFC 3986, 5.2.4).
+    #[error("a value in `{template}` is empty, `.` or `..`, which makes it another path")]
+    Elsewhere {
+        /// The path with its braces.
+        template: String,
+    },
     /// A list or a table, where only a text or a number can stand.
     #[error("`{{{name}}}` is a list or a table, which cannot be part of a text")]
     NotText {
@@ -150,7 +156,8 @@ impl<'a> Values<'a> {
 
     /// A path and query: a value in it is data, so that it cannot become another path.
     pub(crate) fn path(&self, template: &Template) -> Result<String, NoValue> {
-        self.render(template, |text| percent_encoded(&text))
+        let path = self.render(template, |text| percent_encoded(&text))?;
+        is_within(template, &path).then_some(path).ok_or_else(|| elsewhere(template))
     }
 
     /// A JSON document. A text that is one value and nothing else is that value, whatever its type.
@@ -181,6 +188,22 @@ impl<'a> Values<'a> {
         of_body.try_for_each(|name| self.get(name).map(drop))
     }
 
+    /// As [`check`](Self::check), of a path.
+    pub(crate) fn check_path(&self, template: &Template) -> Result<(), NoValue> {
+        self.check(template)?;
+        let known = template.names().filter(|name| name.starts_with("body:"));
+        let known = known.map(|name| Ok((name, percent_encoded(&self.text(name)?))));
+        let known = known.collect::<Result<HashMap<_, _>, NoValue>>()?;
+        // What is not known yet may be anything: it is looked at when it is.
+        let shown = |name: &str| {
+            Some(known.get(name).map_or(Cow::Borrowed("x"), |text| Cow::Borrowed(text.as_str())))
+        };
+        match template.render(shown) {
+            Ok(path) if !is_within(template, &path) => Err(elsewhere(template)),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// As [`check`](Self::check), in a document.
     pub(crate) fn check_json(&self, template: &JsonTemplate) -> Result<(), NoValue> {
         match template {
@@ -205,6 +228,23 @@ fn whole(template: &Template) -> Option<String> {
     // Rendered with nothing for its value, only a template without text is empty.
     let rest = template.render(|_| Some(Cow::Borrowed(""))).ok()?;
     rest.is_empty().then_some(name)
+}
+
+fn elsewhere(template: &Template) -> NoValue {
+    let braces = template.render(|name| Some(Cow::Owned(format!("{{{name}}}"))));
+    NoValue::Elsewhere { template: braces.unwrap_or_default() }
+}
+
+/// Whether no value has made a part of the path of `rendered` one that leads elsewhere. What the template itself says
+/// is meant: parts that are the same with any value are left alone.
+fn is_within(template: &Template, rendered: &str) -> bool {
+    let Ok(usual) = template.render(|_| Some(Cow::Borrowed("x"))) else { return true };
+    // Values are encoded, so neither has more parts than the other.
+    let parts = |path: &str| -> Vec<String> {
+        path.split('?').next().unwrap_or_default().split('/').map(str::to_owned).collect()
+    };
+    let both = parts(rendered).into_iter().zip(parts(&usual));
+    both.filter(|(part, usual)| part != usual).all(|(part, _)| !matches!(part.as_str(), "" | "." | ".."))
 }
 
 /// Everything but the unreserved characters of RFC 3986 (2.3) as `%XX`.

@@ -79,7 +79,9 @@ impl Meaning {
             CallOutcome::Answered { answer, retry_after } if answer.status == 409 => {
                 Self::NotYet(retry_after.map(|after| after.min(RETRY_AFTER_LIMIT)))
             }
-            CallOutcome::Answered { .. } | CallOutcome::NotSent { .. } | CallOutcome::Unanswered { .. } => self,
+            CallOutcome::Answered { .. } | CallOutcome::NotSent { .. } | CallOutcome::Unanswered { .. } => {
+                self
+            }
         }
     }
 }

@@ -113,7 +113,7 @@ impl Engine {
         let timeout = left.min(self.timeout + Duration::from_secs(HOLD));
         match (self.followers.call(request, Keep::All, timeout).await.result, asked) {
             (Ok(answer), Asked::Job(_)) => job(answer),
-            (Ok(answer), Asked::Answer(_)) => Look::Done(answer),
+            (Ok(answer), Asked::Answer(_)) => response(answer),
             // It stays as large as it is.
             (Err(CallError::TooLarge { status }), _) => {
                 Look::Unknown(format!("its answer, {status}, is too large"))
@@ -159,6 +159,15 @@ fn job(answer: Answer) -> Look {
     }
 }
 
+/// What the address of a final answer says. There too it may be whoever stands before the service that cannot answer at
+/// the moment: that is not the write's own answer.
+fn response(answer: Answer) -> Look {
+    match answer.status {
+        429 | 500..=599 => Look::Later,
+        _ => Look::Done(answer),
+    }
+}
+
 /// The path and query of a `Location`: the target is asked, whatever host stands there.
 fn target(location: &str) -> Option<Uri> {
     let path = match location.split_once("://") {
@@ -175,7 +184,11 @@ mod tests {
 
     fn look(status: u16, location: Option<&str>, body: &str) -> String {
         let location = location.map(str::to_owned);
-        match job(Answer { status, body: body.into(), location, at: Instant::now() }) {
+        said(job(Answer { status, body: body.into(), location, at: Instant::now() }))
+    }
+
+    fn said(look: Look) -> String {
+        match look {
             Look::Done(answer) => format!("done {}", answer.status),
             Look::Over(why) => format!("over: {why}"),
             Look::Unknown(why) => format!("unknown: {why}"),
@@ -203,6 +216,24 @@ mod tests {
         ];
         for (status, location, body, expected) in table {
             assert_eq!(look(status, location, body), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_cannot_answer_now_is_not_the_answer() {
+        let table = [
+            (201, "done 201"),
+            (204, "done 204"),
+            (404, "done 404"),
+            (409, "done 409"),
+            (429, "later"),
+            (500, "later"),
+            (502, "later"),
+            (503, "later"),
+        ];
+        for (status, expected) in table {
+            let answer = Answer { status, body: "".into(), location: None, at: Instant::now() };
+            assert_eq!(said(response(answer)), expected, "{status}");
         }
     }
 

@@ -65,6 +65,15 @@ fn judge_flow(flow: &FlowReport) -> Vec<Reason> {
         );
         reasons.push((Verdict::Fail, text));
     }
+    if flow.outcomes.pending > 0 && !flow.looked_up {
+        let text = format!(
+            "flow {name}: {} of {} requests were accepted with 202 and not done while they were followed, and without \
+             a ledger nothing looks them up; a ledger in the flow does",
+            number(flow.outcomes.pending),
+            number(requests)
+        );
+        reasons.push((Verdict::Inconclusive, text));
+    }
     reasons
 }
 

@@ -91,6 +91,8 @@ pub struct FlowReport {
     pub latency: Latency,
     /// Its steps, in order.
     pub steps: Vec<StepReport>,
+    /// Whether a ledger looks up in the end what it wrote.
+    pub looked_up: bool,
     /// Whether it met its objective.
     pub verdict: Verdict,
 }

@@ -164,6 +164,7 @@ impl Tally {
                 over_p99_limit: p99.map_or(0, |limit: Duration| latency.longer_than(limit)),
                 latency: latency.summary(),
                 steps: steps.collect(),
+                looked_up: script.ledger.is_some(),
                 verdict: model::verdict::Verdict::Inconclusive,
             }
         });

@@ -1,5 +1,8 @@
 use super::*;
+use crate::testing::gateway;
 use api::gateway::StampMeasures;
+use api::operator::LedgerPoint;
+use model::name::FenceToken;
 
 fn measures(pid: u32, requests: u64, answered: [u64; 2], cut: u64) -> Measures {
     let stamp = |id: u64, answered: u64| StampMeasures {
@@ -19,6 +22,7 @@ fn measures(pid: u32, requests: u64, answered: [u64; 2], cut: u64) -> Measures {
         at_ns: 0,
         requests,
         held: 0,
+        queued: 0,
         retries: 0,
         faults: BTreeMap::from([("upstream_cut".to_owned(), cut)]),
         stamps: vec![stamp(1, answered[0]), stamp(2, answered[1])],
@@ -88,6 +92,61 @@ fn every_request_is_in_one_column_of_the_ledger() {
 }
 
 #[test]
+fn what_the_queue_answers_and_refuses_is_accounted_for_and_held_against_no_stamp() {
+    let before = measures(7, 10, [8, 2], 0);
+    let mut now = measures(7, 22, [10, 2], 0);
+    now.stamps[0].classes[5] = 1;
+    now.queued = 5;
+    let kinds = [("queue_full", 1), ("queue_timeout", 2), ("key_missing", 1), ("upstream_cut", 0)];
+    now.faults = kinds.map(|(kind, count)| (kind.to_owned(), count)).into();
+    let mut open = ledger::Open::new(1000);
+    open.add(Some(&before), &now, &since(Some(&before), &now, SECOND), &watching());
+    let counts = open.close(&watching(), 2000).counts;
+    assert_eq!((counts.queued, counts.shed, counts.failed, counts.refused), (5, 1, 2, 1));
+    // The 5xx is the service's own, whatever the queue has answered with.
+    assert_eq!((counts.active, counts.errors), (3, 1));
+    let all = counts.active + counts.candidate + counts.queued + counts.shed + counts.failed + counts.refused;
+    assert_eq!(all, now.requests - before.requests);
+    let text = serde_json::to_string(&LedgerPoint { counts, ..open.close(&watching(), 3000) }).unwrap();
+    assert_eq!(ledger::of_points(&[text.clone(), text]).total.queued, 10);
+}
+
+#[test]
 fn a_long_release_is_told_more_coarsely() {
     assert_eq!([0, COARSER_AFTER - 1, COARSER_AFTER, 10 * COARSER_AFTER].map(span_ticks), [1, 1, 10, 60]);
+}
+
+#[tokio::test]
+async fn the_end_of_a_release_is_recorded_although_the_gateway_does_not_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("gateway.sock");
+    let seen = gateway(&socket);
+    let router = Router::start(socket, FenceToken(1));
+    let records = Records::open(&folder.path().join("control.db")).await.unwrap();
+    let release = records.create_release(None, None, "{}".into(), 1).await.unwrap().number;
+    let watching = Watching { release, ..watching() };
+    let increments = broadcast::channel(INCREMENTS_KEPT).0;
+    // Until the first reading, and after one.
+    for first in [None, Some(measures(7, 10, [8, 2], 0))] {
+        let (watch, mut watched) = watch::channel(Some(watching.clone()));
+        watched.mark_unchanged();
+        let before = records.ledger(release).await.unwrap().len();
+        seen.lock().unwrap().measures = first.clone();
+        let weak = increments.downgrade();
+        let measuring = measure(&router, &records, watching.clone(), &mut watched, &weak);
+        let ending = async {
+            let mut counted = increments.subscribe();
+            if first.is_some() {
+                counted.recv().await.unwrap();
+            }
+            seen.lock().unwrap().measures = None;
+            watch.send_replace(None);
+        };
+        let (measured, ()) = tokio::join!(measuring, ending);
+        assert!(measured.is_ok());
+        let points = records.ledger(release).await.unwrap();
+        assert!(points.len() > before, "{first:?}");
+        let last: LedgerPoint = serde_json::from_str(points.last().unwrap()).unwrap();
+        assert!(last.not_accounted, "{first:?}");
+    }
 }

@@ -19,7 +19,7 @@ use crate::queued::{due, sent};
 use crate::routes::{self, Instance, Target};
 use bytes::Bytes;
 use http::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
-use http::{Request, Uri};
+use http::{Request, StatusCode, Uri};
 use http_body_util::Full;
 use queue::{Answer, Call, CallOutcome, Upstream};
 use std::io;
@@ -58,6 +58,8 @@ enum Came {
     NotSent(Fault, String),
     /// Something may have been received.
     Unanswered(String),
+    /// What it is to be sent to is no target: nothing was sent, and never can be.
+    NoTarget(String),
 }
 
 /// Makes one call and reports it. Dropped before it is ready, it is not reported: then its job finds out at the next
@@ -85,9 +87,14 @@ pub(super) async fn deliver(courier: &Courier, call: Call) {
             (answered(*gathered), line)
         }
         // Who asked for a stamp by name does not want to wait for one of that name.
-        Came::NotSent(Fault::NoCandidate | Fault::NoInstance, why) if wished => (nobody(&why), None),
+        Came::NotSent(Fault::NoCandidate | Fault::NoInstance, why) if wished => {
+            (refused(StatusCode::NOT_FOUND, "no-candidate", "There is no candidate", &why), None)
+        }
         Came::NotSent(_, why) => (CallOutcome::NotSent { why }, None),
         Came::Unanswered(why) => (CallOutcome::Unanswered { why }, None),
+        Came::NoTarget(why) => {
+            (refused(StatusCode::BAD_REQUEST, "no-target", "There is no such target", &why), None)
+        }
     };
     courier.queue.report(call.id, outcome, settings.map(|queued| &*queued.settings));
     if let Some((line, key)) = line {
@@ -104,24 +111,39 @@ fn answered(gathered: Gathered) -> CallOutcome {
     CallOutcome::Answered { answer, retry_after }
 }
 
-/// The answer to a job that may only go where nobody is.
-fn nobody(why: &str) -> CallOutcome {
+/// The answer to a job that can be sent to nobody, now or later. A 400 to a probe says nothing of the job.
+fn refused(status: StatusCode, kind: &str, title: &str, why: &str) -> CallOutcome {
     let problem = serde_json::json!({
-        "type": "urn:mainstay:problem:no-candidate",
-        "title": "There is no candidate",
-        "status": 404,
+        "type": format!("urn:mainstay:problem:{kind}"),
+        "title": title,
+        "status": status.as_u16(),
         "detail": why,
     });
-    let kind = (Bytes::from_static(b"content-type"), Bytes::from_static(b"application/problem+json"));
-    let answer =
-        Answer { status: 404, fields: vec![kind], body: problem.to_string().into(), truncated: false };
+    let json = (Bytes::from_static(b"content-type"), Bytes::from_static(b"application/problem+json"));
+    let body = problem.to_string().into();
+    let answer = Answer { status: status.as_u16(), fields: vec![json], body, truncated: false };
     CallOutcome::Answered { answer, retry_after: None }
+}
+
+/// Where a call goes. What a saga fills into a path, or an operator writes, need not make one.
+fn target(path_and_query: &str) -> Result<Uri, Came> {
+    let found = path_and_query.parse::<Uri>().map_err(|cause| cause.to_string());
+    let found = found.and_then(|uri| match uri.authority() {
+        None if path_and_query.starts_with('/') => Ok(uri),
+        Some(_) | None => Err("it begins with no slash".to_owned()),
+    });
+    found.map_err(|cause| {
+        Came::NoTarget(format!("`{path_and_query}` is no path to send a request to: {cause}"))
+    })
 }
 
 impl Trip<'_> {
     async fn go(&mut self) -> Came {
         let mut tries = Tries::default();
-        let mut request = self.request(&self.call.path_and_query);
+        let mut request = match target(&self.call.path_and_query) {
+            Ok(target) => self.request(target),
+            Err(came) => return came,
+        };
         if let Err(refusal) = self.claim() {
             return not_sent(refusal);
         }
@@ -169,10 +191,10 @@ impl Trip<'_> {
         Ok(())
     }
 
-    fn request(&self, path_and_query: &str) -> Request<Full<Bytes>> {
+    fn request(&self, target: Uri) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(self.call.body.clone()));
         *request.method_mut() = sent::method(self.call.method);
-        *request.uri_mut() = path_and_query.parse().unwrap_or_else(|_| Uri::from_static("/"));
+        *request.uri_mut() = target;
         request.headers_mut().clone_from(&self.fields);
         request
     }
@@ -308,7 +330,10 @@ impl Trip<'_> {
         sent::for_strangers(&mut self.fields);
         self.fields.insert(HOST, remote.external.authority.clone());
         let path = format!("{}{}", remote.external.prefix, self.call.path_and_query);
-        let mut request = self.request(&path);
+        let mut request = match target(&path) {
+            Ok(target) => self.request(target),
+            Err(came) => return came,
+        };
         for _ in 0..UNSENT_TRIES {
             let idle = self.courier.idle.borrow_mut().take(remote.key);
             let mut line = match idle {
@@ -356,6 +381,8 @@ impl Trip<'_> {
             }
             Came::NotSent(Fault::Overloaded, _) => (0, false, None),
             Came::NotSent(_, _) | Came::Unanswered(_) => (0, true, None),
+            // It says nothing of the stamp.
+            Came::NoTarget(_) => return,
         };
         let latency_us = latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
         self.courier.record(target, route, class, Outcome { error, latency_us });
@@ -376,6 +403,7 @@ impl Trip<'_> {
                 (0, 0, Some(Fault::Timeout.label()))
             }
             Came::Unanswered(_) => (0, 0, Some(Fault::UpstreamCut.label())),
+            Came::NoTarget(_) => (400, 0, Some(Fault::Malformed.label())),
         };
         let mut line = Vec::with_capacity(512);
         let text = |name| self.fields.get(name).cloned().unwrap_or_else(|| HeaderValue::from_static(""));
@@ -433,4 +461,21 @@ async fn connect(instance: &Instance, limit: Duration) -> io::Result<Line> {
         Line::over(socket).await.map_err(io::Error::other)
     };
     tokio::time::timeout(limit, connect).await.map_err(|_| late(limit))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_target_is_sent_nowhere() {
+        for path in ["/", "/orders?x=1", "/a/%20b", "//double", "/a?b=c?d"] {
+            assert_eq!(target(path).ok().map(|uri| uri.to_string()).as_deref(), Some(path));
+        }
+        for path in
+            ["", "orders", "*", "a b", "/a b", "/a\nb", "http://other.example/", "/\u{7f}", "other:80"]
+        {
+            assert!(matches!(target(path), Err(Came::NoTarget(_))), "{path}");
+        }
+    }
 }

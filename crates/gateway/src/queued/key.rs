@@ -45,20 +45,62 @@ fn bare(text: &[u8]) -> Option<String> {
     text.iter().all(plain).then(|| String::from_utf8_lossy(text).into_owned())
 }
 
-/// RFC 9651, 4.2.5. Parameters are not defined for this field, so that nothing may follow.
+/// An item that is a string (RFC 9651, 4.2.3). The draft defines no parameters, so that any are ignored.
 fn string(text: &[u8]) -> Option<String> {
-    let inner = text.strip_prefix(b"\"")?.strip_suffix(b"\"").filter(|_| text.len() > 1)?;
-    let mut value = String::with_capacity(inner.len());
-    let mut bytes = inner.iter();
-    while let Some(byte) = bytes.next() {
+    let (value, rest) = quoted(text)?;
+    parameters(rest).then_some(value)
+}
+
+/// A string (RFC 9651, 4.2.5), and what follows it.
+fn quoted(text: &[u8]) -> Option<(String, &[u8])> {
+    let mut rest = text.strip_prefix(b"\"")?;
+    let mut value = String::new();
+    loop {
+        let (byte, after) = rest.split_first()?;
+        rest = after;
         let byte = match byte {
-            b'\\' => bytes.next().filter(|escaped| matches!(escaped, b'"' | b'\\'))?,
-            b' '..=b'~' if *byte != b'"' => byte,
+            b'"' => return Some((value, rest)),
+            b'\\' => {
+                let (escaped, after) = rest.split_first().filter(|(byte, _)| matches!(byte, b'"' | b'\\'))?;
+                rest = after;
+                escaped
+            }
+            b' '..=b'~' => byte,
             _ => return None,
         };
         value.push(char::from(*byte));
     }
-    Some(value)
+}
+
+/// Whether this is any number of parameters (RFC 9651, 4.2.3.2). Of values other than strings only the characters are
+/// looked at: nothing is made of them.
+fn parameters(mut rest: &[u8]) -> bool {
+    let end_of =
+        |text: &[u8], part: fn(&u8) -> bool| text.iter().position(|byte| !part(byte)).unwrap_or(text.len());
+    while let Some(parameter) = rest.strip_prefix(b";") {
+        let parameter = parameter.trim_ascii_start();
+        if !parameter.first().is_some_and(|first| first.is_ascii_lowercase() || *first == b'*') {
+            return false;
+        }
+        let name = |byte: &u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-' | b'.' | b'*')
+        };
+        rest = &parameter[end_of(parameter, name)..];
+        let Some(value) = rest.strip_prefix(b"=") else { continue };
+        rest = match value.first() {
+            Some(b'"') => match quoted(value) {
+                Some((_, rest)) => rest,
+                None => return false,
+            },
+            _ => {
+                &value[end_of(value, |byte| byte.is_ascii_graphic() && !matches!(byte, b';' | b'"' | b','))..]
+            }
+        };
+        if rest.len() == value.len() {
+            return false;
+        }
+    }
+    rest.is_empty()
 }
 
 /// Whose a request is.
@@ -123,6 +165,8 @@ mod tests {
             ("\"8e03978e-40d5-43dc-bc93-6894a57f9324\"", "8e03978e-40d5-43dc-bc93-6894a57f9324"),
             ("\"a b\"", "a b"),
             ("\"a\\\"b\\\\\"", "a\"b\\"),
+            ("\"a\";b=c", "a"),
+            ("\"a\";b;c=\"d;\\\"\"; e=?1;*f=:YQ==:", "a"),
             ("a,b;c=d", "a,b;c=d"),
             (" a ", "a"),
             (&longest, &longest),
@@ -148,7 +192,12 @@ mod tests {
             &["\"a\"b\""],
             &["\"a\\n\""],
             &["\"a\\\""],
-            &["\"a\";b=c"],
+            &["\"a\" ;b=c"],
+            &["\"a\";"],
+            &["\"a\";B=c"],
+            &["\"a\";b="],
+            &["\"a\";b=\"c"],
+            &["\"a\", \"b\""],
             &["a b"],
             &["a\tb"],
             &["\"ä\""],

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::Method;
 use http::header::{
     ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE,
-    HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
+    HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, RANGE, TE, TRAILER, TRANSFER_ENCODING,
 };
 use queue::{Call, Fields};
 
@@ -25,6 +26,10 @@ const FOR_STRANGERS: [HeaderName; 9] = [
     REQUEST_ID,
     HeaderName::from_static("traceparent"),
 ];
+
+/// What a client has said of its own request, and would make another answer of a probe's: 304, 206 or 412.
+const PARTIAL: [HeaderName; 7] =
+    [ATTEMPT, RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
 
 /// Fields as the queue keeps them. The length is that of a body, and is known from it.
 pub(crate) fn listed(fields: &HeaderMap) -> Fields {
@@ -60,8 +65,10 @@ pub(crate) fn without_framing(fields: &mut HeaderMap) {
 pub(crate) fn fields(call: &Call) -> HeaderMap {
     let mut fields = map(&call.fields);
     without_framing(&mut fields);
-    // A probe has no effect that a key could tell apart.
-    if !call.probe {
+    if call.probe {
+        // It has no effect that a key could tell apart, and asks for all there is.
+        PARTIAL.iter().for_each(|name| drop(fields.remove(name)));
+    } else {
         fields.insert(IDEMPOTENCY_KEY, key(&call.key));
         fields.insert(ATTEMPT, HeaderValue::from(call.attempt));
     }
@@ -115,6 +122,38 @@ mod tests {
         ] {
             assert_eq!(key(given), sent);
         }
+    }
+
+    #[test]
+    fn a_probe_asks_for_all_there_is() {
+        let names = ["range", "if-none-match", "if-match", "mainstay-attempt", "idempotency-key", "cookie"];
+        let field = |name: &&'static str| (Bytes::from_static(name.as_bytes()), Bytes::from_static(b"1"));
+        let call = |probe| Call {
+            id: queue::CallId(1),
+            job: queue::JobId(1),
+            route: "POST /orders".into(),
+            to: queue::Upstream::Default,
+            method: model::flow::Method::Get,
+            path_and_query: "/orders/1".into(),
+            fields: names.iter().map(field).collect(),
+            body: Bytes::new(),
+            key: "k".into(),
+            attempt: 3,
+            timeout: std::time::Duration::from_secs(1),
+            user: None,
+            probe,
+            saga: false,
+        };
+        let probe = fields(&call(true));
+        let mut left: Vec<&str> = probe.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["cookie", "idempotency-key"]);
+        let delivery = fields(&call(false));
+        assert_eq!(delivery.len(), names.len());
+        assert_eq!(
+            (&delivery["mainstay-attempt"], &delivery["idempotency-key"]),
+            (&"3".parse().unwrap(), &"k".parse().unwrap())
+        );
     }
 
     #[test]

@@ -221,3 +221,27 @@ fn who_waits_for_a_stamp_that_goes_is_served_by_the_next() {
         gateway.state().closed.iter().all(|slot| slot.in_flight == 0).then_some(())
     });
 }
+
+#[test]
+fn those_for_whom_there_is_no_room_at_once_wait_on() {
+    let (upstream, go) = Upstream::waiting("there");
+    let gateway = Gateway::start();
+    gateway.activate(&holding(stamp_at(1, &[]), 10));
+    let mut browsers: Vec<Browser> = (0..4).map(|_| send(&gateway, &get("/"))).collect();
+    wait_until_held(&gateway, 4);
+    let mut narrow = holding(stamp(1, &[&upstream]), 10);
+    narrow.settings.limits.in_flight = 1;
+    gateway.activate(&narrow);
+    upstream.wait(1);
+    wait_until_held(&gateway, 3);
+    // Who comes now has not waited, and is told at once.
+    let answer = gateway.get("/");
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "overloaded"));
+    for _ in &browsers {
+        go.send(()).unwrap();
+    }
+    for browser in &mut browsers {
+        assert_eq!(browser.answer().text(), "there");
+    }
+    assert_eq!((upstream.count(), gateway.metric("held_total")), (4, 4));
+}

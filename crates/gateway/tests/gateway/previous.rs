@@ -1,7 +1,8 @@
 //! What only the stamp before has.
 
 use crate::stage::{
-    Answer, Gateway, Reply, TOKEN, Upstream, dead_address, error, get, ok, put, stamp, stamp_at, wait_for,
+    Answer, Gateway, PATIENCE, Reply, TOKEN, Upstream, dead_address, error, get, ok, put, stamp, stamp_at,
+    wait_for,
 };
 use api::gateway::{KeptArtifact, PutTable, TableStamp};
 use model::away::PreviousStamp;
@@ -80,8 +81,31 @@ fn what_only_the_stamp_before_has_is_answered_by_it() {
         let idle = state.in_flight == 0 && state.instances.iter().all(|load| load.in_flight == 0);
         idle.then_some(())
     });
-    // The connection to it is used again.
-    gateway.get("/assets/old.js");
+    let before = old.count();
+    for _ in 0..4 {
+        gateway.get("/assets/old.js");
+    }
+    let connections: Vec<usize> = old.wait(before + 4).iter().map(|seen| seen.connection).collect();
+    let new = connections.iter().max().unwrap() + 1;
+    assert!(new < connections.len(), "connections to it are used again: {connections:?}");
+}
+
+#[test]
+fn one_that_hangs_delays_no_404_for_long() {
+    let (new, old) = (empty(), Upstream::start(|_, _| Reply::Hang));
+    let gateway = Gateway::start();
+    let mut before = stamp(1, &[&old]);
+    before.settings.limits.first_byte_timeout = 3 * PATIENCE;
+    gateway.put(&kept_warm(&asking(stamp(2, &[&new]), None), &before)).unwrap();
+    let answer = gateway.get("/assets/old.js");
+    assert_eq!((answer.status, answer.text()), (404, "new: none"));
+    assert_eq!(old.count(), 1);
+    // What hung is closed, and what it took was given back.
+    wait_for("nothing in flight", || {
+        let state = gateway.state();
+        (old.ended() == 1 && state.instances.iter().all(|load| load.in_flight == 0)).then_some(())
+    });
+    assert_eq!(gateway.state().failed, 0);
 }
 
 #[test]

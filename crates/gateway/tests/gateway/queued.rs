@@ -7,6 +7,7 @@ mod operating;
 mod preferring;
 mod refusing;
 mod restarting;
+mod troubled;
 
 use crate::stage::{Answer, Gateway, PATIENCE, Seen, Upstream, stamp, wait_for};
 use api::client::{CallError, Client};

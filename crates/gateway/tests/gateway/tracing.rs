@@ -283,3 +283,19 @@ fn a_collector_that_is_busy_is_asked_again() {
     assert_eq!((collector.count(), all.len()), (2, 4));
     assert_eq!(all[..2], all[2..], "the same message twice");
 }
+
+#[test]
+fn a_long_target_and_a_long_host_are_cut() {
+    let (upstream, collector) = (Upstream::named("there"), collector());
+    let gateway = Gateway::start();
+    gateway.activate(&to(stamp(1, &[&upstream]), collector.address, 1.0));
+    let (path, host) = (format!("/{}", "p".repeat(20_000)), "h".repeat(20_000));
+    let answer = gateway.ask(&format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+    assert_eq!(answer.status, 200);
+    let spans = wait_spans(&collector, 2);
+    let longest =
+        |key: &str| spans.iter().filter_map(|span| attribute(&span.attributes, key)).map(|a| a.len()).max();
+    assert_eq!((longest("url.path"), longest("server.address")), (Some(4096), Some(4096)));
+    assert!(longest("url.full") < Some(5_000));
+    assert_eq!(upstream.seen()[0].line().len(), path.len() + 13, "the service gets it whole");
+}

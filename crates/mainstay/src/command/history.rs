@@ -98,9 +98,20 @@ fn checks(text: &mut String, decision: &Decision) {
 }
 
 /// Every kind of outcome with its count.
-fn counts(counts: &LedgerCounts) -> [(&'static str, u64); 10] {
-    let LedgerCounts { active, candidate, errors, retried, shed, cut, failed, client_gone, refused, held } =
-        *counts;
+fn counts(counts: &LedgerCounts) -> [(&'static str, u64); 11] {
+    let LedgerCounts {
+        active,
+        candidate,
+        errors,
+        retried,
+        shed,
+        cut,
+        failed,
+        client_gone,
+        refused,
+        held,
+        queued,
+    } = *counts;
     [
         ("answered by the stamp that served before", active),
         ("answered by the candidate", candidate),
@@ -112,5 +123,6 @@ fn counts(counts: &LedgerCounts) -> [(&'static str, u64); 10] {
         ("given up by the client", client_gone),
         ("refused for what they were", refused),
         ("held until an instance took them", held),
+        ("answered by the queue", queued),
     ]
 }

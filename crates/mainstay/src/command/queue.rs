@@ -10,8 +10,8 @@ use crate::flags::{
 use crate::output::Output;
 use api::PROTOCOL_VERSION;
 use api::queue::{
-    Content, Edit, JobHistory, JobList, ListRequest, Operate, Operated, Operations, Page, PauseRequest, QueueStatus,
-    Resolve, Selection,
+    Content, Edit, JobHistory, JobList, ListRequest, Operate, Operated, Operations, Page, PauseRequest,
+    QueueStatus, Resolve, Selection,
 };
 use http::Method;
 use serde_json::Value;
@@ -178,7 +178,8 @@ async fn operate(
     let plan = !wanted.yes && !(matches!(verb, Verb::Retry) && wanted.job.is_some());
     let request = Operate { v: PROTOCOL_VERSION, by_uid: by_uid(), selection, plan };
     let path = format!("/v1/queue/{}", verb.name());
-    let done: Operated = found.gateway().call(Method::POST, &path, &request).await?;
+    // There may be a million of them.
+    let done: Operated = found.patient_gateway().call(Method::POST, &path, &request).await?;
     let did = match (plan, verb) {
         (true, Verb::Retry) => "would be delivered once more",
         (true, Verb::Drop) => "would be given up",
@@ -202,7 +203,10 @@ async fn edit(found: &Found, wanted: &EditFlags, output: Output) -> Result<ExitC
     let request = Edit { v: PROTOCOL_VERSION, by_uid: by_uid(), id: wanted.job.job, body };
     let done: Operated = found.gateway().call(Method::POST, "/v1/queue/edit", &request).await?;
     output.data(text::operated(&done, "are delivered with another body"), &json(&done));
-    output.next(&[("see what becomes of it", format!("mainstay queue show {} {}", found.name, wanted.job.job))]);
+    output.next(&[(
+        "see what becomes of it",
+        format!("mainstay queue show {} {}", found.name, wanted.job.job),
+    )]);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -75,7 +75,7 @@ fn a_backlog_of_ten_thousand_outlives_a_bad_release_a_good_one_and_a_killed_gate
 
     let good = environment.mainstay_later(&["--json", "release", "here", "--artifact", "v2", "--name", "v2"]);
     let shifting = wait_until("users shift to it", || {
-        environment.status().filter(|status| !status["gateway"]["candidate"].is_null())
+        environment.status().filter(|status| status["gateway"]["weight"].as_u64() > Some(0))
     });
     kill(&shifting["gateway"]["pid"]);
     let after = queue_is(&environment, "the next gateway has the backlog", |status| depth(status) > 0);

@@ -12,6 +12,13 @@ use testkit::{Environment, wait_until};
 const PAYMENTS: &str = "fail:13,lie:11,die:89,undo-lie:3,undo-die:17";
 const ORDERS: &str = "lie:12,die:97,undo-fail:3,undo-lie:4";
 
+/// What failed many times is tried again soon: a test waits for all of it.
+const GATEWAY: &str = r#"
+    [gateway]
+    default = "shop"
+    queue   = { longest_pause = "1s" }
+"#;
+
 /// How often something is killed, and how many orders are acknowledged between two kills at most.
 const KILLS: usize = 8;
 const BETWEEN: usize = 25;
@@ -67,7 +74,10 @@ fn sell_out(environment: &Environment) {
 
 /// Every sale is complete, or nothing is left of it, and its buyer was told which.
 fn complete_or_undone(shipping: &str, victims: &[&str]) {
-    let more = stage::checkout([PAYMENTS, shipping]) + "[gateway]\ndefault = \"shop\"\n";
+    // What is refused after it may have been done is asked for again, until an attempt must be over.
+    let soon = "timeout = \"2s\"\nattempts = 5\nundo = ";
+    let checkout = stage::checkout([PAYMENTS, shipping]).replace("undo = ", soon);
+    let more = checkout + GATEWAY;
     let component = format!("needs = [\"payments\", \"shipping\"]\nenv = {{ SHOP_MISHAPS = \"{ORDERS}\" }}");
     let environment = stage::shop(&Shop { component: &component, more: &more, ..Shop::plain() });
     sell_out(&environment);

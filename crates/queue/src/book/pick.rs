@@ -141,7 +141,10 @@ impl Book {
             }
             let Some(Reverse(Timer { seq, due, .. })) = self.timers.pop() else { return true };
             match due {
-                Due::Scheduled(entry) => self.push(entry),
+                Due::Scheduled(id) => match self.scheduled.remove(&id) {
+                    Some(entry) => self.push(entry),
+                    None => self.stale = self.stale.saturating_sub(1),
+                },
                 Due::Again(id) => {
                     let carried = self.carried.get_mut(&id).filter(|c| c.timer == seq && !c.queued);
                     if let Some(carried) = carried {

@@ -205,3 +205,40 @@ proptest! {
         prop_assert!(book.lanes.is_empty() && book.aside.is_empty());
     }
 }
+
+#[test]
+fn what_is_scheduled_and_taken_back_leaves_nothing() {
+    let mut book = Book::new(4);
+    let kept = entry(&mut book, 1, 0, "a");
+    book.schedule(kept, 1_000_000);
+    for id in 2..20_000 {
+        let scheduled = entry(&mut book, id, 0, "a");
+        book.schedule(scheduled, 1_000_000);
+        assert!(book.claim(id));
+        book.remove_claimed(id, 0);
+    }
+    assert!(book.aside.is_empty() && book.scheduled.len() == 1);
+    assert!(book.timers.len() <= 2 * hand::STALE_TIMERS_LIMIT, "{}", book.timers.len());
+    assert_eq!(pick(&mut book, 1_000_000).map(|entry| entry.id()), Some(1));
+    assert_eq!(pick(&mut book, 1_000_000), None);
+}
+
+/// A probe that came back without being made is found where it lies, and one without a doubt is none.
+#[test]
+fn a_probe_that_was_given_back_does_not_outlive_its_doubt() {
+    let mut book = Book::new(4);
+    let upstream = book.target(&Upstream::Default);
+    let first = entry(&mut book, 1, 0, "a");
+    book.push(first);
+    let picked = pick(&mut book, 0).unwrap();
+    book.doubt(InDoubt::new(picked, 1, 0), None, Some(0));
+    let probe = pick(&mut book, 0).unwrap();
+    assert!(probe.has(PROBE));
+    book.give_back(probe, upstream);
+    assert!(book.claim(1));
+    book.begin_anew(first);
+    assert!(!pick(&mut book, 0).unwrap().has(PROBE));
+    book.settle(1, 0);
+    book.give_back(probe, upstream);
+    assert_eq!(pick(&mut book, 0), None);
+}

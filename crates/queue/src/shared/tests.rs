@@ -61,3 +61,49 @@ async fn an_outcome_that_cannot_be_written_is_written_later() {
     let counters = shared.lock().counters;
     assert_eq!((counters.delivered, counters.answered_directly), (1, 1));
 }
+
+/// What may have happened stays in doubt when it cannot be read, for a while or for good; others are dead for good.
+#[tokio::test]
+async fn what_cannot_be_read_is_not_sent_again() {
+    use crate::deliver::Unloadable;
+    use store::journal::ReadError;
+    let folder = tempfile::tempdir().unwrap();
+    let shared = open(folder.path());
+    let Submitted::New(ticket) = shared.submit(request(false)).await else { panic!("accepted") };
+    let id = ticket.name().id;
+    let call = shared.next().await;
+    shared.report(call.id, crate::CallOutcome::Unanswered { why: "timeout".into() }, None);
+    let queue = Queue { shared: shared.clone() };
+    queue.settled().await;
+    let path = folder.path().join("queue.db");
+    let unreadable = || ReadError::Unreadable { path: path.clone(), cause: "input/output error".into() };
+    let damaged = || ReadError::Damaged { path: path.clone(), cause: "a checksum is wrong".into() };
+    let doubtful = shared.lock().book.doubtful(id.0).unwrap().entry.with(crate::book::PROBE);
+    for why in [Unloadable::from(unreadable()), Unloadable::from(damaged())] {
+        shared.set_aside(doubtful, why);
+        queue.settled().await;
+        assert_eq!(shared.lock().book.state(id.0), JobState::Unknown);
+        assert_eq!(shared.journal.job(id).unwrap().unwrap().state, JobState::Unknown);
+    }
+    // Should it come up as if it were to be sent all the same, its row says that it is not.
+    shared.lock().book.settle(id.0, 0);
+    assert!(matches!(shared.load(doubtful.without(crate::book::PROBE)), Err(Unloadable::InDoubt(1))));
+
+    let Submitted::New(other) = shared.submit(request(true)).await else { panic!("accepted") };
+    let id = other.name().id;
+    let entry = crate::recover::entry_of(&mut shared.lock().book, &shared.journal.job(id).unwrap().unwrap());
+    shared.set_aside(entry, Unloadable::from(damaged()));
+    queue.settled().await;
+    assert_eq!(shared.journal.job(id).unwrap().unwrap().state, JobState::Dead);
+}
+
+/// What is being written again holds deliveries up as it did before.
+#[tokio::test]
+async fn nothing_is_begun_while_outcomes_are_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = open(folder.path());
+    shared.lock().rewriting = 1;
+    let Submitted::New(ticket) = shared.submit(request(true)).await else { panic!("accepted") };
+    assert_eq!(shared.lock().book.state(ticket.name().id.0), JobState::Waiting);
+    assert!(shared.lock().prepared.is_empty());
+}

@@ -20,11 +20,35 @@ fn values_in_paths_are_data() {
         ("/plain", "/plain"),
         ("/o/{body:$.customer}", "/o/a%2Fb%3Fc"),
         ("/charges/{charge:$.id}/refund?key={key}", "/charges/42/refund?key=k%201"),
-        ("/{body:$.vip}/{body:$.note}", "/true/"),
+        ("/{body:$.vip}/x{body:$.note}", "/true/x"),
         ("/{body:$.items[1].sku}{body:$.items[1].sku}", "/yy"),
     ] {
         assert_eq!(values.path(&template(text)).unwrap(), expected);
     }
+}
+
+#[test]
+fn a_value_cannot_lead_elsewhere() {
+    let paths = Paths::default();
+    let of = |path: &str, id: &str| {
+        let body = serde_json::json!({ "id": id }).to_string();
+        let values = Values::new(&paths, body.as_bytes(), "k");
+        (values.path(&template(path)).is_ok(), values.check_path(&template(path)).is_ok())
+    };
+    for bad in ["", ".", ".."] {
+        assert_eq!(of("/payments/{body:$.id}/capture", bad), (false, false), "{bad:?}");
+        assert_eq!(of("/payments/{body:$.id}?a=b", bad), (false, false), "{bad:?}");
+        // Elsewhere than as a whole part it is data, and what the template says itself is meant.
+        for good in ["/a/x{body:$.id}", "/a?b={body:$.id}", "/a//{key}/../{body:$.id}c"] {
+            assert_eq!(of(good, bad), (true, true), "{good} {bad:?}");
+        }
+    }
+    assert_eq!(of("/a/{body:$.id}", "..a"), (true, true));
+    // An answer of an earlier step is not there yet when the request is submitted.
+    let values = Values::new(&paths, b"{}", "k");
+    assert!(values.check_path(&template("/a/{charge:$.id}")).is_ok());
+    let values = values.with_answer("charge", br#"{"id":".."}"#);
+    assert!(matches!(values.path(&template("/a/{charge:$.id}")), Err(NoValue::Elsewhere { .. })));
 }
 
 #[test]

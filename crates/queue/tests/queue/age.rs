@@ -75,6 +75,31 @@ async fn a_clock_that_is_set_changes_nothing_that_is_due() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_kept_for_a_month() {
+    let stage = Stage::new();
+    let mut names = Vec::new();
+    for _ in 0..1_200 {
+        names.push(stage.enqueue(request(idempotent(), "1")).await);
+    }
+    while let Some(call) = stage.due().await {
+        stage.report(&call, answered(422, ""));
+        stage.settled().await;
+    }
+    assert_eq!(stage.counters().rejected, 1_200);
+    stage.clock.advance(Duration::from_secs(29 * 86_400));
+    stage.queue.tend();
+    assert_eq!((stage.counters().held_forgotten, stage.state(names[0]).await), (0, JobState::Rejected));
+    stage.clock.advance(Duration::from_secs(2 * 86_400));
+    // One tick is enough: each batch is followed by the next.
+    stage.queue.tend();
+    for _ in 0..20 {
+        stage.settled().await;
+    }
+    assert_eq!(stage.counters().held_forgotten, 1_200);
+    assert_eq!(stage.queue.job(names[0]).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn the_oldest_is_known() {
     let stage = Stage::new();
     stage.enqueue(request(idempotent(), "1")).await;

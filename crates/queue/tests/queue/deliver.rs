@@ -290,7 +290,7 @@ async fn a_probe_tells_what_happened() {
     let stage = stage.kill();
     let mut made = Vec::new();
     stage
-        .play(Duration::from_secs(30), |call| {
+        .play(Duration::from_secs(40), |call| {
             made.push((call.probe, call.key == first.key, call.attempt));
             if call.probe { answered(404, "") } else { answered(201, "") }
         })

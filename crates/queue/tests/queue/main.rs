@@ -6,6 +6,7 @@
 
 mod age;
 mod deliver;
+mod doubt;
 mod keys;
 mod operate;
 mod order;

@@ -196,17 +196,41 @@ async fn what_is_in_doubt_is_resolved_before_anything_is_undone() {
             "/labels" => {
                 labels += 1;
                 keys.push(call.key.clone());
-                if labels < 8 { answered(500, "") } else { answered(409, "") }
+                match labels {
+                    1..8 => answered(500, ""),
+                    // The first may be under way still.
+                    8..10 => answered(409, ""),
+                    _ => answered(422, ""),
+                }
             }
             "/charges" | "/orders" => yes(call),
             _ => {
-                assert_eq!(labels, 8, "undone before it was known");
+                assert_eq!(labels, 10, "undone before it was known");
                 yes(call)
             }
         })
         .await;
     keys.dedup();
-    assert_eq!((labels, keys.len(), stage.state(name).await), (8, 1, JobState::Rejected));
+    assert_eq!((labels, keys.len(), stage.state(name).await), (10, 1, JobState::Rejected));
+
+    // A 409 that does not end is no longer about an attempt under way: the step was refused.
+    let stage = Stage::new();
+    let name = stage.enqueue(sale(&checkout())).await;
+    let (mut labels, mut undone) = (0, Vec::new());
+    stage
+        .play(Duration::from_secs(600), |call| match call.path_and_query.as_str() {
+            "/labels" => {
+                labels += 1;
+                if labels == 1 { answered(500, "") } else { answered(409, "sold out") }
+            }
+            "/charges" | "/orders" => yes(call),
+            _ => {
+                undone.push(line(call));
+                yes(call)
+            }
+        })
+        .await;
+    assert_eq!((undone.len(), stage.state(name).await), (2, JobState::Rejected), "{undone:?}, {labels}");
 
     // Without a key: a probe, or an operator.
     let mut saga = checkout();
@@ -329,6 +353,32 @@ async fn nothing_is_lost_while_the_first_upstream_is_away() {
     assert_eq!(stage.state(name).await, JobState::Done);
 }
 
+/// A step that was under way when the process ended may have happened: it is neither refused nor undone for want of
+/// attempts, nor because the first one is still under way.
+#[tokio::test]
+async fn a_step_found_under_way_is_in_doubt() {
+    for outcome in [crate::stage::busy(503, 1), answered(409, ""), answered(401, ""), answered(422, "")] {
+        let mut saga = checkout();
+        saga.steps[1].attempts = 1;
+        let stage = Stage::new();
+        let name = stage.enqueue(sale(&saga)).await;
+        let first = stage.call().await;
+        stage.report(&first, yes(&first));
+        let second = stage.call().await;
+        assert_eq!(second.path_and_query, "/orders");
+        let stage = stage.kill();
+        let again = stage.call().await;
+        assert_eq!((again.key.as_str(), again.attempt), (second.key.as_str(), 2));
+        stage.report(&again, outcome);
+        let undone = |call: &Call| {
+            assert!(!call.path_and_query.ends_with("/refund"), "undone before it was known");
+            yes(call)
+        };
+        stage.play(Duration::from_secs(60), undone).await;
+        assert_eq!(stage.state(name).await, JobState::Done);
+    }
+}
+
 /// What payments, orders and shipping hold, by key: each call counts once.
 #[derive(Default)]
 struct World {
@@ -339,7 +389,7 @@ impl World {
     /// An upstream that honours keys: the effect happens once, whether it is answered or not.
     fn take(&mut self, call: &Call, refuse: bool) -> CallOutcome {
         let (_, refused) = self.done.entry(call.key.clone()).or_insert((line(call), refuse));
-        if *refused { answered(409, "") } else { yes(call) }
+        if *refused { answered(422, "") } else { yes(call) }
     }
 
     fn count(&self, what: &str) -> usize {

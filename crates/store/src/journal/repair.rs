@@ -11,15 +11,21 @@ use crate::commit::{self, OpenError};
 use rusqlite::OpenFlags;
 use rustix::fs::FlockOperation;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// How many jobs a report names of each kind; the others are counted.
 pub const NAMED_LIMIT: usize = 1_000;
 /// How many damaged files are kept beside a journal. More: the oldest have to be removed by hand first.
 pub const ASIDE_LIMIT: u32 = 1_000;
+
+/// How long a journal that this process has let go of may take to be closed.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+/// How often it is looked at.
+const CLOSE_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a repair saved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,27 +225,35 @@ fn plan(path: &Path) -> Result<PathBuf, RepairError> {
 
 /// A process that has the file open holds a lock of SQLite's on it (`fcntl`, as long as its connection lives). Such a
 /// lock is no obstacle to the process that holds it, so its own files are looked at first: a journal that was let go
-/// of is closed on its threads, which may be yet to come. Without `/proc` they cannot be.
+/// of is closed on its threads, which may be yet to come, and gets [`CLOSE_TIME`] for that. Without `/proc`
+/// they cannot be.
 fn refuse_used(path: &Path) -> Result<(), RepairError> {
     if !exists(path)? {
         return Ok(());
     }
     let used = || RepairError::InUse { path: path.to_owned() };
     let wanted = std::fs::metadata(path).map_err(|cause| failed("look at", path, cause))?;
-    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    let mut open = open.filter_map(|file| std::fs::metadata(file.path()).ok());
-    if open.any(|open| (open.dev(), open.ino()) == (wanted.dev(), wanted.ino())) {
-        return Err(used());
+    let deadline = Instant::now() + CLOSE_TIME;
+    while is_open_here(&wanted) {
+        if Instant::now() >= deadline {
+            return Err(used());
+        }
+        std::thread::sleep(CLOSE_PAUSE);
     }
     let file = OpenOptions::new().read(true).write(true).open(path);
     let file = file.map_err(|cause| failed("open", path, cause))?;
     match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => {
-            Err(used())
-        }
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Err(used()),
         Err(cause) => Err(failed("lock", path, cause.into())),
     }
+}
+
+/// Whether this process has a file open.
+fn is_open_here(wanted: &Metadata) -> bool {
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let mut open = open.filter_map(|file| std::fs::metadata(file.path()).ok());
+    open.any(|open| (open.dev(), open.ino()) == (wanted.dev(), wanted.ino()))
 }
 
 /// A newer file is left where it is. What no version can be read from is no newer one.

@@ -13,6 +13,7 @@ fn flow(requests: u64, failed: u64, errors_limit: f64) -> FlowReport {
         over_p99_limit: 0,
         latency: Latency { count: requests, ..Latency::default() },
         steps: Vec::new(),
+        looked_up: false,
         verdict: Verdict::Inconclusive,
     }
 }
@@ -108,6 +109,23 @@ fn nothing_seen_is_never_a_pass() {
         half.flows.iter().map(|f| f.verdict).collect::<Vec<_>>(),
         [Verdict::Pass, Verdict::Inconclusive]
     );
+}
+
+#[test]
+fn writes_that_nobody_has_seen_done_are_no_pass() {
+    let pending = |looked_up: bool, failed: u64| {
+        let mut flow = flow(100, failed, 0.01);
+        flow.outcomes.pending = 20;
+        judged(report(vec![FlowReport { looked_up, ..flow }]))
+    };
+    assert_eq!(pending(true, 0), (Verdict::Pass, Vec::new()), "the ledger decides");
+    let (verdict, reasons) = pending(false, 0);
+    assert_eq!(verdict, Verdict::Inconclusive);
+    assert!(
+        reasons[0].starts_with("flow checkout: 20 of 120 requests were accepted with 202"),
+        "{reasons:?}"
+    );
+    assert_eq!(pending(false, 100).0, Verdict::Fail, "it hides no failure");
 }
 
 #[test]

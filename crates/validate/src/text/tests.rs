@@ -42,6 +42,7 @@ fn a_report_is_a_table_with_its_reasons() {
         over_p99_limit: 0,
         latency,
         steps,
+        looked_up: false,
         verdict: Verdict::Inconclusive,
     };
     let mut report = report(vec![

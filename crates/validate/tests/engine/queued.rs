@@ -21,6 +21,8 @@ const ORDERS: u64 = 20;
 enum Course {
     /// Done after so many looks at its job.
     Done(usize),
+    /// Done, and whoever has the answer is away when it is asked for the first time.
+    AwayOnce,
     /// Done, and the answer is a refusal.
     Refused,
     /// Never done while it is followed, but there when it is looked up for the second time.
@@ -54,6 +56,11 @@ impl Queue {
             return Reply::Located(202, format!("http://elsewhere.example/jobs/{key}"), "{}".to_owned());
         }
         if let Some(key) = path.strip_prefix("/jobs/").and_then(|path| path.strip_suffix("/response")) {
+            let looks = self.looks.entry(format!("{key}/response")).or_default();
+            *looks += 1;
+            if course == Course::AwayOnce && *looks == 1 {
+                return json(503, r#"{"type":"overloaded"}"#);
+            }
             let reference = self.orders[key].clone();
             self.stored.push(reference);
             return json(if course == Course::Refused { 409 } else { 201 }, r#"{"id":7}"#);
@@ -66,7 +73,7 @@ impl Queue {
                 // A look that fails says nothing of the job.
                 Course::Done(_) if *looks == 1 => json(503, ""),
                 Course::Done(after) if *looks <= after => waiting,
-                Course::Done(_) | Course::Refused => {
+                Course::Done(_) | Course::AwayOnce | Course::Refused => {
                     Reply::Located(303, format!("/jobs/{key}/response"), String::new())
                 }
                 Course::There | Course::Lost => waiting,
@@ -178,6 +185,28 @@ async fn a_final_answer_that_is_none_or_another_one_is_a_failure() {
         assert_eq!(report.samples[0].problem, problem, "{course:?}");
         assert_eq!(report.queued.accepted, ORDERS, "{course:?}");
     }
+}
+
+#[tokio::test]
+async fn a_final_answer_that_cannot_be_had_now_is_asked_for_again() {
+    let upstream = accepting(Course::AwayOnce).await;
+    let report = run(upstream.target(), checkout(), orders(LONG, LONG)).await;
+    assert_eq!((report.verdict, report.failed), (Verdict::Pass, 0), "{}", report.text());
+    assert_eq!(report.ledger.unwrap().acknowledged, ORDERS);
+}
+
+#[tokio::test]
+async fn without_a_ledger_what_is_not_done_is_no_pass() {
+    let mut checkout = checkout();
+    checkout.values_mut().for_each(|flow| flow.ledger = None);
+    let upstream = accepting(Course::Lost).await;
+    let report = run(upstream.target(), checkout, orders(SHORT, SHORT)).await;
+    assert_eq!(
+        (report.verdict, report.outcomes.pending),
+        (Verdict::Inconclusive, ORDERS),
+        "{}",
+        report.text()
+    );
 }
 
 #[tokio::test]

@@ -353,6 +353,35 @@ fn a_saga_calls_services_and_externals() {
 }
 
 #[test]
+fn what_only_sagas_call_is_not_let_go_while_it_is_called() {
+    let (shop, (stock, go)) = (Upstream::named("order"), Upstream::waiting("reserved"));
+    let gateway = Gateway::start();
+    let mut stamp =
+        queueing(stamp(1, &[&shop]), |route| route.saga = Some(SagaName::new("checkout").unwrap()));
+    let saga = Saga { answer: "reserve".into(), steps: vec![step("reserve", "stock", "/reservations")] };
+    stamp.settings.sagas.insert(SagaName::new("checkout").unwrap(), saga);
+    let component = ComponentName::new("stock").unwrap();
+    let instance = TableInstance { index: 0, address: stock.address, pid: 7 };
+    stamp.upstreams.insert(component.clone(), TableUpstream::Instances(vec![instance]));
+    let load = |gateway: &Gateway| {
+        let loads = gateway.state().instances;
+        loads.into_iter().find(|load| load.pid == 7).map(|load| (load.stamp, load.index, load.in_flight))
+    };
+    gateway.activate(&stamp);
+    assert_eq!(load(&gateway), Some((stamp.stamp, 0, 0)), "it may be called");
+    let mut client = gateway.browse();
+    client.send(order(&[], "{}"));
+    stock.wait(1);
+    assert_eq!(load(&gateway), Some((stamp.stamp, 0, 1)));
+    stamp.upstreams.insert(component, TableUpstream::Instances(Vec::new()));
+    gateway.activate(&stamp);
+    assert_eq!(load(&gateway), Some((stamp.stamp, 0, 1)), "it is called, but not for others");
+    go.send(()).unwrap();
+    assert_eq!(client.answer().text(), "reserved");
+    wait_for("it is let go", || load(&gateway).is_none().then_some(()));
+}
+
+#[test]
 fn who_drains_delivers_what_is_under_way_and_leaves_the_rest() {
     let (upstream, go) = Upstream::waiting("done");
     let mut gateway = serving(&upstream, |_| {});

@@ -36,6 +36,8 @@ fn pending_then_303_then_the_answer() {
 
     let pending = gateway.get(&job);
     assert_eq!(pending.status, 200);
+    // Neither answer is any stamp's.
+    wait_for("both to be accounted for", || (gateway.measures().queued == 2).then_some(()));
     let body = json(&pending);
     assert_eq!(body["state"], "dispatching");
     assert_eq!(body["attempts"], 1);
@@ -49,6 +51,8 @@ fn pending_then_303_then_the_answer() {
     for known in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}"), "*".to_owned()] {
         let unchanged = bare(&gateway, "GET", &job, &format!("if-none-match: {known}\r\n"));
         assert_eq!(unchanged.status, 304, "{known}");
+        let head = bare(&gateway, "HEAD", &job, &format!("if-none-match: {known}\r\n"));
+        assert_eq!((head.status, head.all("content-length").len()), (304, 0));
         assert_eq!(unchanged.one("etag"), tag);
         assert!(unchanged.all("content-type").is_empty());
     }

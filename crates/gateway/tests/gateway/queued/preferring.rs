@@ -1,6 +1,6 @@
 //! `Prefer`, every form of it, and scheduled delivery.
 
-use super::{becomes, json, location, order, serving};
+use super::{becomes, delivered, json, location, order, serving};
 use crate::stage::{PATIENCE, Upstream, wait_for};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,8 @@ fn an_answer_in_time_says_that_it_was_waited_for() {
         assert_eq!(answer.one("preference-applied"), applied, "{prefer}");
     }
     // What cannot be honoured is as good as not said.
+    let (upstream, go) = Upstream::waiting("done");
+    let gateway = serving(&upstream, |route| route.wait = Duration::ZERO);
     for prefer in
         ["prefer: wait=soon", "prefer: wait", "prefer: wait=soon, wait=30", "prefer: return=minimal"]
     {
@@ -56,6 +58,7 @@ fn an_answer_in_time_says_that_it_was_waited_for() {
         location(&answer);
         assert!(answer.all("preference-applied").is_empty(), "{prefer}");
     }
+    drop(go);
 }
 
 #[test]
@@ -84,7 +87,7 @@ fn what_is_scheduled_is_not_delivered_before_it_is_due() {
     let soon = location(&gateway.ask(&order(&["mainstay-deliver-after: 1"], "soon")));
     wait_for("the delivery", || (upstream.count() > 0).then_some(()));
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
-    assert_eq!(gateway.get(&soon).status, 303);
+    delivered(&gateway, &soon);
     assert_eq!(upstream.wait(1)[0].body, b"soon");
     assert!(upstream.wait(1)[0].all("mainstay-deliver-after").is_empty());
     becomes(&gateway, &job, "waiting");

@@ -91,6 +91,7 @@ impl Moment {
             client_gone,
             refused,
             held,
+            queued,
         } = next.counts;
         let sum = &mut self.counts;
         sum.active += active;
@@ -103,6 +104,7 @@ impl Moment {
         sum.client_gone += client_gone;
         sum.refused += refused;
         sum.held += held;
+        sum.queued += queued;
         let higher = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);
         self.active_p95_ms = higher(self.active_p95_ms, next.active_p95_ms);
         self.candidate_p95_ms = higher(self.candidate_p95_ms, next.candidate_p95_ms);

@@ -1,5 +1,6 @@
 //! `queue repair`.
 
+use super::text::plain;
 use super::{by_uid, json, must_serve};
 use crate::environment::Found;
 use crate::failure::Failure;
@@ -25,7 +26,7 @@ pub(super) async fn repair(found: &Found, output: Output) -> Result<ExitCode, Fa
         text.push_str(&format!("\nlost: {}", ids.join(", ")));
     }
     for note in &repaired.notes {
-        text.push_str(&format!("\n{note}"));
+        text.push_str(&format!("\n{}", plain(note)));
     }
     output.data(text, &json(&repaired));
     output.next(&[("see what goes on", format!("mainstay queue status {}", found.name))]);

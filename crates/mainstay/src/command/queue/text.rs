@@ -4,6 +4,35 @@ use crate::follow::clock;
 use api::queue::{Content, Job, JobHistory, JobList, Operated, Operations, QueueStatus};
 use std::fmt::Write as _;
 
+/// Text that anybody may have sent, in one line for a terminal: what would move its cursor, change its colours or turn
+/// the direction of writing is shown as an escape.
+pub(super) fn plain(text: &str) -> String {
+    escaped(text, |_| false)
+}
+
+/// The same where lines and tabs are as they came.
+fn plain_lines(text: &str) -> String {
+    escaped(text, |c| matches!(c, '\n' | '\t'))
+}
+
+fn escaped(text: &str, kept: impl Fn(char) -> bool) -> String {
+    // Control characters of Unicode (Cc, with those of ISO 6429), and marks, embeddings and isolates of its
+    // bidirectional algorithm (UAX 9, 2).
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if acts(c) && !kept(c) {
+            plain.extend(c.escape_default());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
 /// How much of a body is shown.
 const BODY_SHOWN: usize = 2_000;
 
@@ -11,7 +40,7 @@ pub(super) fn status(status: &QueueStatus) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = match (&status.trouble, status.open) {
-        (Some(trouble), _) => writeln!(text, "queued routes refuse: {trouble}"),
+        (Some(trouble), _) => writeln!(text, "queued routes refuse: {}", plain(trouble)),
         (None, false) => writeln!(text, "there is no queue: no route is queued, and none was"),
         (None, true) => writeln!(
             text,
@@ -23,7 +52,7 @@ pub(super) fn status(status: &QueueStatus) -> String {
         text.push_str("everything is paused\n");
     }
     for route in &status.paused_routes {
-        let _ = writeln!(text, "paused: {route}");
+        let _ = writeln!(text, "paused: {}", plain(route));
     }
     for (state, count) in &status.states {
         let _ = writeln!(text, "{count:12}  {state}");
@@ -67,13 +96,13 @@ pub(super) fn list(list: &JobList) -> String {
 }
 
 fn line(job: &Job) -> String {
-    let why = if job.why.is_empty() { String::new() } else { format!("  {}", job.why) };
+    let why = if job.why.is_empty() { String::new() } else { format!("  {}", plain(&job.why)) };
     format!(
         "{:>8}  {:11} {}  {}  attempts {}{why}",
         job.id,
         job.state,
         clock(at(job.created_ms)),
-        job.route,
+        plain(&job.route),
         job.attempts
     )
 }
@@ -82,25 +111,27 @@ pub(super) fn history(history: &JobHistory) -> String {
     let job = &history.job;
     let mut text = format!("{} {}\n", job.name, job.state);
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "accepted {} by {}", clock(at(job.created_ms)), job.route);
+    let _ = writeln!(text, "accepted {} by {}", clock(at(job.created_ms)), plain(&job.route));
     match job.finished_ms {
         Some(finished) => drop(writeln!(text, "ended    {}", clock(at(finished)))),
         None => drop(writeln!(text, "due      {}", clock(at(job.due_ms)))),
     }
     if !job.why.is_empty() {
-        let _ = writeln!(text, "{}", job.why);
+        let _ = writeln!(text, "{}", plain(&job.why));
     }
-    let _ = writeln!(text, "\n{} {}\nidempotency-key: {}", history.method, history.target, history.key);
+    let (target, key) = (plain(&history.target), plain(&history.key));
+    let _ = writeln!(text, "\n{} {target}\nidempotency-key: {key}", plain(&history.method));
     for (name, value) in &history.fields {
-        let _ = writeln!(text, "{name}: {value}");
+        let _ = writeln!(text, "{}: {}", plain(name), plain(value));
     }
     let _ = writeln!(text, "\n{}", content(&history.body));
     for attempt in &history.attempts {
-        let _ = writeln!(text, "attempt {:3}  {}  {}", attempt.number, clock(at(attempt.at_ms)), attempt.what);
+        let what = plain(&attempt.what);
+        let _ = writeln!(text, "attempt {:3}  {}  {what}", attempt.number, clock(at(attempt.at_ms)));
     }
     for step in &history.steps {
         let undo = if step.undo { "undo of " } else { "" };
-        let _ = writeln!(text, "{undo}{}: {} {}", step.name, step.state, step.what);
+        let _ = writeln!(text, "{undo}{}: {} {}", plain(&step.name), step.state, plain(&step.what));
     }
     if let Some(answer) = &history.answer {
         let cut = if answer.truncated { " (cut to what is kept)" } else { "" };
@@ -116,8 +147,11 @@ fn content(content: &Content) -> String {
         Content::Hex(digits) => (digits, "in hexadecimal digits: "),
     };
     match text.char_indices().nth(BODY_SHOWN) {
-        Some((end, _)) => format!("{kind}{}… ({} bytes in all; --json shows them)", &text[..end], text.len()),
-        None => format!("{kind}{text}"),
+        Some((end, _)) => {
+            let shown = plain_lines(&text[..end]);
+            format!("{kind}{shown}… ({} bytes in all; --json shows them)", text.len())
+        }
+        None => format!("{kind}{}", plain_lines(text)),
     }
 }
 
@@ -142,7 +176,7 @@ pub(super) fn operations(operations: &Operations) -> String {
             clock(at(operation.at_ms)),
             operation.by_uid,
             operation.verb,
-            operation.what,
+            plain(&operation.what),
             operation.count
         )
     };
@@ -152,4 +186,51 @@ pub(super) fn operations(operations: &Operations) -> String {
 
 fn at(ms: i64) -> u64 {
     u64::try_from(ms).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::queue::{Attempt, SagaStep, StoredAnswer};
+
+    #[test]
+    fn what_clients_sent_does_nothing_to_a_terminal() {
+        let evil = "a\x1b]0;title\x07\u{9b}2J\r\u{202e}b\u{7f}é".to_owned();
+        let lines = Content::Text(format!("one\n\ttwo {evil}"));
+        let job = Job {
+            id: 1,
+            name: "1-a".into(),
+            state: "dead".into(),
+            route: evil.clone(),
+            created_ms: 0,
+            due_ms: 0,
+            finished_ms: None,
+            attempts: 1,
+            why: evil.clone(),
+        };
+        let shown = history(&JobHistory {
+            job: job.clone(),
+            key: evil.clone(),
+            method: evil.clone(),
+            target: evil.clone(),
+            fields: vec![(evil.clone(), evil.clone())],
+            body: lines.clone(),
+            answer: Some(StoredAnswer { status: 200, fields: Vec::new(), body: lines, truncated: false }),
+            attempts: vec![Attempt { number: 1, at_ms: 0, what: evil.clone() }],
+            steps: vec![SagaStep {
+                name: evil.clone(),
+                undo: false,
+                state: "done".into(),
+                what: evil.clone(),
+            }],
+        });
+        let listed = list(&JobList { jobs: vec![job], next: None });
+        for text in [&shown, &listed] {
+            let acts = |c: char| c.is_control() && c != '\n' && c != '\t' || c == '\u{202e}';
+            assert!(!text.contains(acts), "{text:?}");
+            assert!(text.contains("a\\u{1b}]0;title\\u{7}\\u{9b}2J\\r\\u{202e}b\\u{7f}é"), "{text:?}");
+        }
+        assert!(shown.contains("one\n\ttwo a"), "{shown}");
+        assert_eq!(plain("two\nlines"), "two\\nlines");
+    }
 }
