@@ -166,8 +166,8 @@ class Nats(Server):
         return min(in_flight, 4)
 
     def command(self):
-        settings = f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder}/js", sync_interval: always }}\n'
-        (self.folder / "nats.conf").write_text(settings)
+        stores = f'jetstream {{ store_dir: "{self.folder}/js", sync_interval: always }}'
+        (self.folder / "nats.conf").write_text(f'listen: "127.0.0.1:{self.port}"\n{stores}\n')
         return [self.program, "-c", "nats.conf"]
 
 
@@ -201,7 +201,8 @@ class Gateway(Server):
 
     def command(self):
         addresses = [f"127.0.0.1:{self.port}", f"127.0.0.1:{self.upstream}"]
-        return [self.program, *addresses, "--folder", self.folder / "state", "--workers", str(WORKERS), "--queued", PATH]
+        folder = ["--folder", self.folder / "state"]
+        return [self.program, *addresses, *folder, "--workers", str(WORKERS), "--queued", PATH]
 
     def control(self):
         return Control(self.folder / "state" / "run" / "gateway.sock")

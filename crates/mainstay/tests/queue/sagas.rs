@@ -9,8 +9,8 @@ use testkit::{Environment, wait_until};
 
 /// What goes wrong with payments and with orders, every so many writes in each process. One that dies all the time is
 /// started again more and more slowly, so that they seldom die by themselves.
-const PAYMENTS: &str = "fail:13,lie:11,die:89,undo-lie:3,undo-die:17";
-const ORDERS: &str = "lie:12,die:97,undo-fail:3,undo-lie:4";
+const PAYMENTS: &str = "fail:13,lie:11,die:89,undo-lie:4,undo-die:17";
+const ORDERS: &str = "lie:25,die:97,undo-fail:4,undo-lie:5";
 
 /// What failed many times is tried again soon: a test waits for all of it.
 const GATEWAY: &str = r#"
@@ -75,7 +75,7 @@ fn sell_out(environment: &Environment) {
 /// Every sale is complete, or nothing is left of it, and its buyer was told which.
 fn complete_or_undone(shipping: &str, victims: &[&str]) {
     // What is refused after it may have been done is asked for again, until an attempt must be over.
-    let soon = "timeout = \"2s\"\nattempts = 5\nundo = ";
+    let soon = "timeout = \"1s\"\nattempts = 10\nundo = ";
     let checkout = stage::checkout([PAYMENTS, shipping]).replace("undo = ", soon);
     let more = checkout + GATEWAY;
     let component = format!("needs = [\"payments\", \"shipping\"]\nenv = {{ SHOP_MISHAPS = \"{ORDERS}\" }}");
