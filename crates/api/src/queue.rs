@@ -200,7 +200,8 @@ impl Content {
         match self {
             Self::Text(text) => Some(text.clone().into_bytes()),
             Self::Hex(digits) => {
-                let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+                let digit =
+                    |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
                 let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
                 let byte = |[high, low]: &[u8; 2]| Some(digit(*high)? << 4 | digit(*low)?);
                 rest.is_empty().then(|| pairs.iter().map(byte).collect())?

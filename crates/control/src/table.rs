@@ -102,17 +102,18 @@ fn table_stamp(stamp: &Stamp) -> TableStamp {
     }
 }
 
-/// Where the sagas of a stamp reach what they call, but for the service that gets the requests.
+/// Where sagas reach what they call, but for the service that gets the requests. Not only what the stamp's own sagas
+/// call: one that a release has begun that is taken back by now is finished, or undone, on this stamp.
 fn upstreams(stamp: &Stamp) -> BTreeMap<ComponentName, TableUpstream> {
     let configuration = &stamp.release.configuration;
-    let steps = configuration.gateway.sagas.values().flat_map(|saga| &saga.steps);
-    let calls = steps.flat_map(|step| std::iter::once(&step.call).chain(&step.undo));
-    let called = calls.map(|call| &call.to).filter(|to| **to != configuration.gateway.default);
+    let services = configuration.services.iter().filter(|(_, service)| service.http).map(|(name, _)| name);
+    let others = services.chain(configuration.externals.keys());
+    let others = others.filter(|name| **name != configuration.gateway.default);
     let upstream = |name: &ComponentName| match configuration.externals.get(name) {
         Some(external) => TableUpstream::Url(external.url.clone()),
         None => TableUpstream::Instances(ready(stamp, name)),
     };
-    called.map(|name| (name.clone(), upstream(name))).collect()
+    others.map(|name| (name.clone(), upstream(name))).collect()
 }
 
 /// The instances of a component that are ready.

@@ -36,7 +36,8 @@ pub(crate) async fn tell<S: Fn(Told<'_>)>(
     screen.line(&format!(
         "1,000 users come: {RATE} journeys a second, one in five buys. They stay to the end."
     ));
-    let mut acts = Acts { stage, screen, traffic: &traffic, failed: Vec::new(), agent_kills: 0, drain_s: 0.0 };
+    let mut acts =
+        Acts { stage, screen, traffic: &traffic, failed: Vec::new(), agent_kills: 0, drain_s: 0.0 };
     acts.pause(2).await;
 
     screen.line("Release v2, which brings a migration: expanded before, contracted once v1 is gone.");
@@ -69,7 +70,8 @@ pub(crate) async fn tell<S: Fn(Told<'_>)>(
     for release in status.releases.iter().rev() {
         histories.push(stage.history(release.number).await?);
     }
-    let ended = Ended { report: &report, status: &status, histories: &histories, failed: &failed, queue: &queue };
+    let ended =
+        Ended { report: &report, status: &status, histories: &histories, failed: &failed, queue: &queue };
     let ledger = report.ledger.as_ref();
     Ok(Summary {
         requests: Requests {
@@ -158,7 +160,10 @@ impl<S: Fn(Told<'_>)> Acts<'_, S> {
             tokio::time::sleep(LOOK * 10).await;
         };
         self.drain_s = drained.as_secs_f64();
-        self.screen.line(&format!("   the backlog is delivered, {:.1} s after the database came back", self.drain_s));
+        self.screen.line(&format!(
+            "   the backlog is delivered, {:.1} s after the database came back",
+            self.drain_s
+        ));
         self.pause(1).await;
         Ok(())
     }

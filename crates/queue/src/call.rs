@@ -62,6 +62,8 @@ pub struct Call {
     pub probe: bool,
     /// Whether it is a step of a saga, whose settings are its own.
     pub saga: bool,
+    /// Whether it undoes such a step.
+    pub undo: bool,
 }
 
 /// What came of a [`Call`].

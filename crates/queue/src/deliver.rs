@@ -415,6 +415,7 @@ impl State {
             user: job.request.head.user,
             probe: *probe,
             saga: place.is_some(),
+            undo: place.is_some_and(|place| place.undo),
         };
         self.flights.insert(id, flight);
         call

@@ -4,8 +4,7 @@ use crate::raw::{INSTANCES_LIMIT, LISTEN};
 use model::name::{ComponentName, EnvironmentName, WorkloadName};
 use model::template::Template;
 use model::workload::{
-    Class, Configuration, GatewaySettings, Limits, Listen, Notify, RUN_VALUES,
-    Ready, ReleasePolicy, Service,
+    Class, Configuration, GatewaySettings, Limits, Listen, Notify, RUN_VALUES, Ready, ReleasePolicy, Service,
 };
 use std::collections::BTreeMap;
 use std::path::PathBuf;

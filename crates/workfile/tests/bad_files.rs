@@ -126,10 +126,7 @@ const AFTER_BASE: &[(&str, &str)] = &[
         "traces",
         "\n[gateway]\ntraces = { endpoint = \"https://otel.example\", share = \"2\" }\n\n[environment.a]\nclass = \"staging\"\ngateway.traces.endpoint = \"http://127.0.0.1:4318/?a=b\"\n\n[environment.b]\nclass = \"staging\"\ngateway.traces = { endpoint = \"127.0.0.1:4318\", share = \"101%\" }\n\n[environment.c]\nclass = \"staging\"\ngateway.traces = { endpoint = \"ftp://a\" }\n\n[environment.z]\nclass = \"staging\"\n",
     ),
-    (
-        "traces_to_nowhere",
-        "\n[gateway]\ntraces = { share = \"100%\" }\n",
-    ),
+    ("traces_to_nowhere", "\n[gateway]\ntraces = { share = \"100%\" }\n"),
     (
         "queued_routes",
         "\n[route.\"GET /a\"]\nqueue = true\n\n[route.\"POST /b\"]\nsaga = \"x\"\nprincipal = \"header:a\"\nidempotency_key = \"required\"\n\n[route.\"POST /c\"]\nqueue = false\nsaga = \"x\"\n\n[route.\"POST /d\"]\nqueue = { wait = \"61s\", order_by = \"customer\", probe = \"orders\", unknown_hold = \"x\", max_age = \"0s\", body = \"65MiB\", attempt_timeout = \"0s\" }\nprincipal = \"authorization\"\nsaga = \"chekout\"\n\n[route.\"POST /e\"]\nqueue = { probe = \"/orders?ref={body:ref}#x\" }\nprincipal = \"cookie:a b\"\nsaga = \"x\"\n\n[route.\"PUT /f\"]\nqueue = { probe = \"/orders/{charge:$.id}\" }\nprincipal = \"claim:\"\n\n[saga.checkout]\nstep = [{ name = \"a\", post = \"api:/a\" }]\n",

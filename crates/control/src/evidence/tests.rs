@@ -31,7 +31,8 @@ fn counted(second: Second) -> Counted {
 
 fn configuration(objective: Option<Objective>) -> Configuration {
     let mut configuration = crate::testing::configuration();
-    configuration.gateway.routes = vec![Listed { method: Method::Get, path: "/a".into(), objective, queue: None, previous_stamp: None }];
+    configuration.gateway.routes =
+        vec![Listed { method: Method::Get, path: "/a".into(), objective, queue: None, previous_stamp: None }];
     configuration
 }
 

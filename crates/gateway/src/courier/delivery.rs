@@ -10,7 +10,7 @@ use crate::components::{Component, Remote};
 use crate::courier::Courier;
 use crate::courier::line::{Failure, Gathered, Line, keep, late};
 use crate::courier::way::Way;
-use crate::door;
+use crate::door::{self, Wish};
 use crate::fault::{Fault, Refusal};
 use crate::fields;
 use crate::limits::{CONNECT_TRIES, UNSENT_TRIES};
@@ -187,7 +187,17 @@ impl Trip<'_> {
 
     fn claim(&mut self) -> Result<(), Refusal> {
         self.way = None;
-        self.way = Some(Way::claim(self.courier, &self.choice)?);
+        let gone = |refusal: &Refusal| matches!(refusal.fault, Fault::NoCandidate | Fault::NoInstance);
+        let way = match Way::claim(self.courier, &self.choice) {
+            // What a candidate that is gone has done is undone, and asked after, where its data is: that it is gone
+            // says nothing of what it has done.
+            Err(refusal) if (self.call.undo || self.call.probe) && gone(&refusal) => {
+                self.choice.wish = Wish::default();
+                Way::claim(self.courier, &self.choice)?
+            }
+            claimed => claimed?,
+        };
+        self.way = Some(way);
         Ok(())
     }
 

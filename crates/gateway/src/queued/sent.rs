@@ -143,6 +143,7 @@ mod tests {
             user: None,
             probe,
             saga: false,
+            undo: false,
         };
         let probe = fields(&call(true));
         let mut left: Vec<&str> = probe.keys().map(HeaderName::as_str).collect();

@@ -14,7 +14,10 @@ fn stamp(number: u64, ports: &[u16]) -> TableStamp {
         release,
         name: format!("r{number}"),
         instances: ports.iter().enumerate().map(instance).collect(),
-        settings: GatewaySettings { access_log: false, ..GatewaySettings::of(ComponentName::new("a").unwrap()) },
+        settings: GatewaySettings {
+            access_log: false,
+            ..GatewaySettings::of(ComponentName::new("a").unwrap())
+        },
         upstreams: Default::default(),
     }
 }

@@ -175,7 +175,8 @@ async fn operate(
         return Err(Failure::usage("it is not said which jobs are meant").hint(hint));
     }
     // One job that is to be tried once more is named already, and what is tried can be dropped later.
-    let plan = !wanted.yes && !(matches!(verb, Verb::Retry) && wanted.job.is_some());
+    let named = matches!(verb, Verb::Retry) && wanted.job.is_some();
+    let plan = !(wanted.yes || named);
     let request = Operate { v: PROTOCOL_VERSION, by_uid: by_uid(), selection, plan };
     let path = format!("/v1/queue/{}", verb.name());
     // There may be a million of them.

@@ -91,7 +91,8 @@ fn text(status: &Status) -> String {
                 );
             }
             if instance.replaced > 0 {
-                let _ = write!(text, ", started again {} times because its live probe failed", instance.replaced);
+                let _ =
+                    write!(text, ", started again {} times because its live probe failed", instance.replaced);
             }
             if let Some(why) = &instance.failing {
                 let _ = write!(text, ", {why}");

@@ -163,5 +163,7 @@ pub(crate) struct FileFlags {
 /// The number of a job, also from its name.
 fn job(text: &str) -> Result<u64, String> {
     let number = text.split_once('-').map_or(text, |(number, _)| number);
-    number.parse().map_err(|_| format!("`{text}` is not a job, as in 17 or 17-0123456789abcdef0123456789abcdef"))
+    number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a job, as in 17 or 17-0123456789abcdef0123456789abcdef"))
 }

@@ -141,6 +141,7 @@ fn buy(address: SocketAddr, buyer: usize, reference: String, order: &str, hurrie
             ),
         }
         repeated = true;
+        // waits on a condition: an answer that counts
         std::thread::sleep(INSIST);
     }
 }

@@ -68,8 +68,7 @@ pub(super) fn routes(file: &File, flows: &BTreeMap<FlowName, Flow>, findings: &m
         });
         let Some((method, path)) = pattern(key, findings) else { continue };
         let previous_stamp = raw.previous_stamp.as_ref();
-        let previous_stamp =
-            previous_stamp.and_then(|raw| away::previous_stamp(key, method, raw, findings));
+        let previous_stamp = previous_stamp.and_then(|raw| away::previous_stamp(key, method, raw, findings));
         let queue = queue::queued(key, method, raw, &file.saga, findings);
         let flows = Asked::default();
         drafts.push(Draft { method, path: path.to_owned(), own, flows, previous_stamp, queue });

@@ -113,7 +113,13 @@ pub(super) fn explain(
 
 /// The bytes of the file that hold `length` bytes of the text from `at`; the whole text when escapes make
 /// the two differ.
-pub(super) fn inside(raw: &str, span: Range<usize>, at: usize, length: usize, findings: &Findings) -> Range<usize> {
+pub(super) fn inside(
+    raw: &str,
+    span: Range<usize>,
+    at: usize,
+    length: usize,
+    findings: &Findings,
+) -> Range<usize> {
     let written = findings.text().get(span.clone()).unwrap_or_default();
     let quotes = ["\"\"\"", "'''", "\"", "'"];
     let opening = quotes.iter().find(|quote| written == format!("{quote}{raw}{quote}"));

@@ -23,8 +23,8 @@ pub(crate) use component::{
 pub(crate) use queue::{InFlight, KeyUse, QueueLimits, QueuedRoute, Saga, SagaStep, Switch, Undo};
 pub(crate) use release::{Notify, OnInconclusive, Release};
 pub(crate) use value::{
-    Address, AffinityText, At, CallText, DurationText, HeaderName, Host, Ip, Json, JsonPathText, Name, PathText,
-    PrincipalText, RouteText, SchemaText, ShareText, SizeText, UrlText, ValueName, Variable,
+    Address, AffinityText, At, CallText, DurationText, HeaderName, Host, Ip, Json, JsonPathText, Name,
+    PathText, PrincipalText, RouteText, SchemaText, ShareText, SizeText, UrlText, ValueName, Variable,
 };
 
 /// Where the gateway of an environment listens when the file does not say.

@@ -35,7 +35,7 @@ async fn writes_wait_for_the_end_of_a_lock_and_reads_do_not(data: Data) {
     assert_eq!(shop.count_orders().await, 0);
 
     // Its standard input ends with its handle.
-    let ended = lock.wait_with_output().unwrap();
+    let ended = lock.wait_with_output().expect("it runs and ends");
     assert!(ended.status.success(), "{ended:?}");
     wait_until("orders are taken again", async || shop.post_order_with_key(&wish, "k").await.status == 201)
         .await;
@@ -44,7 +44,7 @@ async fn writes_wait_for_the_end_of_a_lock_and_reads_do_not(data: Data) {
 
 async fn a_lock_ends_with_its_time_or_its_process(data: Data) {
     let shop = Running::start(&data);
-    let ended = locked(&data, &["--for", "1ms"]).wait_with_output().unwrap();
+    let ended = locked(&data, &["--for", "1ms"]).wait_with_output().expect("it runs and ends");
     assert!(ended.status.success(), "{ended:?}");
     assert_eq!(shop.post_order(&order("one", "SHOE-00001", 1)).await.status, 201);
 
@@ -53,9 +53,9 @@ async fn a_lock_ends_with_its_time_or_its_process(data: Data) {
     let asking = tokio::spawn(async move {
         crate::running::send(address, "POST", "/api/orders", &[("idempotency-key", "k")], wish).await
     });
-    lock.kill().unwrap();
-    lock.wait().unwrap();
-    let first = asking.await.unwrap();
+    lock.kill().expect("it runs and ends");
+    lock.wait().expect("it runs and ends");
+    let first = asking.await.expect("it runs and ends");
     // On a busy machine it may have waited for too long before.
     assert!([201, 503].contains(&first.status.as_u16()), "{first:?}");
     wait_until("orders are taken again", async || {
