@@ -352,6 +352,41 @@ fn a_saga_calls_services_and_externals() {
     assert_eq!(gateway.metric("queue_sagas_complete_total"), 1);
 }
 
+/// That a candidate is gone says nothing of what it has done: it is undone by whoever serves.
+#[test]
+fn what_a_candidate_that_is_gone_has_done_is_undone() {
+    let (active, stock) = (Upstream::named("active"), Upstream::named("reserved"));
+    // It surely did not take the order, and says so.
+    let candidate = Upstream::start(|_, _| {
+        Reply::Send(b"HTTP/1.1 503 No\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n".to_vec())
+    });
+    let away = Upstream::named("reserved");
+    let gateway = Gateway::start();
+    let checkout = |stamp, stock: &Upstream| {
+        let mut stamp = queueing(stamp, |route| route.saga = Some(SagaName::new("checkout").unwrap()));
+        let mut reserve = step("reserve", "stock", "/reservations");
+        reserve.undo = Some(SagaCall { path: template("/given-back"), ..reserve.call.clone() });
+        let saga = Saga { answer: "order".into(), steps: vec![reserve, step("order", "shop", "/made")] };
+        stamp.settings.sagas.insert(SagaName::new("checkout").unwrap(), saga);
+        let instance = TableInstance { index: 0, address: stock.address, pid: 7 };
+        let component = ComponentName::new("stock").unwrap();
+        stamp.upstreams.insert(component, TableUpstream::Instances(vec![instance]));
+        stamp
+    };
+    let (one, two) = (checkout(stamp(1, &[&active]), &stock), checkout(stamp(2, &[&candidate]), &away));
+    gateway.put(&put(Some(&one), Some(&two))).unwrap();
+    let token = format!("mainstay-preview: {TOKEN}");
+    let mut client = gateway.browse();
+    client.send(order(&["mainstay-stamp: candidate", &token], "{}"));
+    assert_eq!(away.wait(1)[0].line(), "POST /reservations HTTP/1.1");
+    candidate.wait(1);
+    gateway.activate(&one);
+    assert_eq!(stock.wait(1)[0].line(), "POST /given-back HTTP/1.1");
+    assert_eq!(client.answer().status, 404);
+    assert_eq!((active.count(), away.count()), (0, 1));
+    wait_for("it is undone", || (gateway.metric("queue_sagas_undone_total") == 1).then_some(()));
+}
+
 #[test]
 fn what_only_sagas_call_is_not_let_go_while_it_is_called() {
     let (shop, (stock, go)) = (Upstream::named("order"), Upstream::waiting("reserved"));
