@@ -144,7 +144,9 @@ fn unrest(environment: &Environment) -> Vec<Sale> {
                     turn += 1;
                 }
             }
-            wait_until("orders are done again", || (done(environment).len() > before + 20).then_some(()));
+            wait_until("orders are done again, or it is over", || {
+                (done(environment).len() > before + 20 || Instant::now() > end).then_some(())
+            });
         }
         assert!(turn > 3, "{turn} kills");
         buyers.into_iter().flat_map(|buyer| buyer.join().expect("a buyer")).collect()
