@@ -342,8 +342,9 @@ fn accepted(exchange: &mut Exchange, view: &JobView, what: &'static str) -> Resp
 
 /// Which job this is, and where.
 fn about(view: &JobView, fields: &mut HeaderMap) {
-    fields.insert(JOB, job_field(view));
-    fields.insert(LOCATION, jobs::location(view.name));
+    let (name, location) = jobs::name_and_location(view.name);
+    fields.insert(JOB, name);
+    fields.insert(LOCATION, location);
 }
 
 fn job_field(view: &JobView) -> HeaderValue {

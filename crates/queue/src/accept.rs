@@ -129,7 +129,7 @@ impl Shared {
         let (tag, made) = random.split_at(16);
         let tag = Tag(*tag.first_chunk().expect("a half has 16 bytes"));
         let delay = submission.deliver_after.unwrap_or_default();
-        let made = || made.iter().map(|byte| format!("{byte:02x}")).collect();
+        let made = || format!("{:032x}", u128::from_be_bytes(*made.first_chunk().expect("a half has 16 bytes")));
         let head = Head {
             method: submission.method,
             target: submission.path_and_query,
@@ -252,7 +252,10 @@ impl Shared {
             // It may have stopped waiting.
             let _ = other.send(());
         }
-        self.wake.notify_one();
+        if result.is_err() {
+            // What it took up is free for others.
+            self.wake.notify_one();
+        }
         match result {
             Ok((ticket, arrived)) => (Submitted::New(ticket), Some(arrived)),
             // Its commit may be in the log although it was not synced, and hold at the next start.
@@ -280,22 +283,29 @@ impl Shared {
     /// The job takes its place.
     fn enter(&self, arrived: Arrived) {
         let Arrived { entry, bytes, request, begun, delay, .. } = arrived;
+        let now = self.clock.now();
         let mut state = self.lock();
-        match begun {
+        let is_news = match begun {
             Some((upstream, begun)) => {
                 let call = self.first_call(&mut state, (entry, bytes), request, upstream, begun);
                 state.prepared.push_back(call);
+                true
             }
             None => {
                 state.hot.keep(entry.id(), &request, bytes as usize);
                 match whole_ms(delay) {
-                    0 => state.book.push(entry),
-                    delay => state.book.schedule(entry, self.clock.now().saturating_add(delay)),
+                    0 => state.book.arrive(entry, now),
+                    delay => {
+                        state.book.schedule(entry, now.saturating_add(delay));
+                        true
+                    }
                 }
             }
-        }
+        };
         drop(state);
-        self.wake.notify_one();
+        if is_news {
+            self.wake.notify_one();
+        }
     }
 
     fn first_call(

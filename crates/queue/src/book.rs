@@ -17,7 +17,7 @@ use crate::call::Upstream;
 use crate::clock::Moment;
 use crate::job::JobState;
 use crate::keys::HashedMap;
-use crate::pace::Pace;
+use crate::pace::{Pace, Permission};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -221,7 +221,7 @@ impl Book {
     pub(crate) fn go_at_once(&mut self, entry: &Entry, upstream: UpstreamIndex, now: Moment) -> bool {
         let line = &self.lines[entry.route()];
         let free = !self.paused && !line.paused && line.fresh.is_empty() && line.again.is_empty();
-        let may = self.targets[upstream].pace.may_call(now) == crate::pace::Permission::Yes;
+        let may = self.targets[upstream].pace.may_call(now) == Permission::Yes;
         if !free || !may || !self.lanes.is_free(entry.order) {
             return false;
         }
@@ -233,6 +233,17 @@ impl Book {
     /// Adds a job that is due now to the end of its line.
     pub(crate) fn push(&mut self, entry: Entry) {
         self.lines[entry.route()].fresh.push(entry);
+    }
+
+    /// The same for one that has just been accepted. Whether somebody has to look for what goes next: not behind
+    /// others, and not while its upstream has all that it may have, because the end of a call is looked at anyway.
+    pub(crate) fn arrive(&mut self, entry: Entry, now: Moment) -> bool {
+        let line = &self.lines[entry.route()];
+        let free = !self.paused && !line.paused && line.fresh.is_empty() && line.again.is_empty();
+        let full = |upstream: UpstreamIndex| self.targets[upstream].pace.may_call(now) == Permission::Full;
+        let is_news = free && !line.first.is_some_and(full);
+        self.push(entry);
+        is_news
     }
 
     /// Adds a job that is due later, and in order only from then on.

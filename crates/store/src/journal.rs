@@ -82,11 +82,14 @@ pub struct JournalOptions {
     pub reserve_bytes: u64,
     /// The SQLite VFS to open the file with, registered by the caller. None: the system's.
     pub vfs: Option<String>,
+    /// How many bytes the log has from the beginning. A commit that makes the log longer takes about twice as long as
+    /// one that writes over what is there, because the file system then has a change of its own to bring to the disk.
+    pub log_bytes: u64,
 }
 
 impl Default for JournalOptions {
     fn default() -> Self {
-        Self { reserve_bytes: 64 * 1024 * 1024, vfs: None }
+        Self { reserve_bytes: 64 * 1024 * 1024, vfs: None, log_bytes: LOG_WANTED }
     }
 }
 
@@ -197,7 +200,7 @@ impl Journal {
     }
 
     fn open_file(path: &Path, options: JournalOptions) -> Result<(Self, Recovered), OpenError> {
-        let JournalOptions { reserve_bytes, vfs } = options;
+        let JournalOptions { reserve_bytes, vfs, log_bytes } = options;
         let mut settings = Settings {
             vfs: vfs.clone(),
             queue: QUEUE_LIMIT,
@@ -212,7 +215,9 @@ impl Journal {
             Fault::Sql(cause) => OpenError::of(path, cause),
             Fault::Wrong(cause) => OpenError::Damaged { path: path.to_owned(), cause, hint: None },
         };
-        log::empty(&connection).map_err(|cause| OpenError::of(path, cause))?;
+        log::empty(&connection)
+            .and_then(|()| log::make_room(&connection, path, log_bytes))
+            .map_err(|cause| OpenError::of(path, cause))?;
         let epoch = take(&mut connection).map_err(failed)?;
         let next = next(&connection).map_err(failed)?;
         let paused = read::paused(&connection).map_err(failed)?;
@@ -340,10 +345,8 @@ impl Journal {
 
     /// What the journal takes on disk.
     pub fn size(&self) -> Result<Size, ReadError> {
-        let mut log = self.inner.path.clone().into_os_string();
-        log.push("-wal");
         // No log: nothing was written yet.
-        let log = std::fs::metadata(log).map_or(0, |found| found.len());
+        let log = std::fs::metadata(log::path_of(&self.inner.path)).map_or(0, |found| found.len());
         self.inner.readers.read(|c| read::size(c, log))
     }
 

@@ -2,7 +2,7 @@
 
 use crate::fields::REQUEST_ID;
 use crate::queued::key::IDEMPOTENCY_KEY;
-use bytes::Bytes;
+use bytes::BytesMut;
 use http::Method;
 use http::header::{
     ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE,
@@ -33,11 +33,20 @@ const PARTIAL: [HeaderName; 7] =
 
 /// Fields as the queue keeps them. The length is that of a body, and is known from it.
 pub(crate) fn listed(fields: &HeaderMap) -> Fields {
-    let kept = fields.iter().filter(|(name, _)| **name != CONTENT_LENGTH);
-    let copied = |(name, value): (&HeaderName, &HeaderValue)| {
-        (Bytes::copy_from_slice(name.as_str().as_bytes()), Bytes::copy_from_slice(value.as_bytes()))
+    let kept = || fields.iter().filter(|(name, _)| **name != CONTENT_LENGTH);
+    // One piece of memory for all of them.
+    let length = kept().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let mut all = BytesMut::with_capacity(length);
+    for (name, value) in kept() {
+        all.extend_from_slice(name.as_str().as_bytes());
+        all.extend_from_slice(value.as_bytes());
+    }
+    let mut all = all.freeze();
+    let cut = |(name, value): (&HeaderName, &HeaderValue)| {
+        let name = all.split_to(name.as_str().len());
+        (name, all.split_to(value.len()))
     };
-    kept.map(copied).collect()
+    kept().map(cut).collect()
 }
 
 /// The same in a map. An operator may have written what is no field: that is left out.
@@ -111,6 +120,7 @@ pub(crate) fn method(method: model::flow::Method) -> Method {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     #[test]
     fn keys_are_sent_as_they_are_understood() {

@@ -7,8 +7,8 @@
 
 use super::schema;
 use crate::commit::{self, Between, OpenError, Trouble, WriteError};
-use rusqlite::{Connection, OpenFlags};
-use std::path::Path;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,6 +23,9 @@ pub const LOG_WANTED: u64 = 16 * 1024 * 1024;
 const FEW_BYTES: u64 = 1024 * 1024;
 /// How many bytes of the log are copied to the file at once.
 pub const CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How many pages are kept in memory while the log is filled.
+const FILL_CACHE_PAGES: i64 = 16;
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -51,9 +54,41 @@ fn checkpoint(connection: &Connection, how: &str) -> rusqlite::Result<Length> {
 /// synced, they are.
 pub(super) fn empty(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::ZERO)?;
-    checkpoint(connection, "PRAGMA wal_checkpoint(TRUNCATE)")?;
+    checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)")?;
     connection.busy_timeout(commit::BUSY_TIMEOUT)?;
     Ok(())
+}
+
+/// Makes the log of the file at `path` at least so long: a transaction writes that much into it and is rolled back,
+/// which leaves the file as long as it is and nothing in it that counts. What is there already is used as it is; a
+/// disk without that room grows the log when it comes to it.
+pub(super) fn make_room(connection: &Connection, path: &Path, bytes: u64) -> rusqlite::Result<()> {
+    if std::fs::metadata(path_of(path)).is_ok_and(|log| log.len() >= bytes) {
+        return Ok(());
+    }
+    // Pages leave a cache of this size at once.
+    let kept: i64 = connection.pragma_query_value(None, "cache_size", |row| row.get(0))?;
+    connection.pragma_update(None, "cache_size", FILL_CACHE_PAGES)?;
+    let filled = fill(connection, bytes);
+    connection.pragma_update(None, "cache_size", kept)?;
+    match filled {
+        Err(cause) if cause.sqlite_error_code() != Some(ErrorCode::DiskFull) => Err(cause),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn fill(connection: &Connection, bytes: u64) -> rusqlite::Result<()> {
+    let transaction = connection.unchecked_transaction()?;
+    transaction.execute_batch("CREATE TABLE room (bytes BLOB)")?;
+    transaction.execute("INSERT INTO room VALUES (zeroblob(?1))", [bytes.cast_signed()])?;
+    transaction.rollback()
+}
+
+/// Where the log of a file is.
+pub(super) fn path_of(path: &Path) -> PathBuf {
+    let mut log = path.to_owned().into_os_string();
+    log.push("-wal");
+    log.into()
 }
 
 /// Starts the thread, which ends with the closure that is returned; the writer calls that between batches.

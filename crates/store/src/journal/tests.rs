@@ -200,7 +200,7 @@ fn the_reserve_of_the_disk_is_for_outcomes() {
     let (journal, _) = open(&folder);
     accept(&journal, new_job(1)).unwrap();
     drop(journal);
-    let (journal, _) = open_with(&folder, JournalOptions { reserve_bytes: u64::MAX, vfs: None });
+    let (journal, _) = open_with(&folder, JournalOptions { reserve_bytes: u64::MAX, ..JournalOptions::default() });
     let refused = accept(&journal, new_job(2)).unwrap_err();
     assert!(matches!(refused, WriteError::Reserve { reserve: u64::MAX, free } if free > 0), "{refused}");
     let import = Change::Several(vec![Change::Accept(Box::new(new_job(2)))]);
@@ -231,7 +231,7 @@ fn a_newer_file_is_refused_by_name_and_left_alone() {
 fn a_power_failure_ends_all_writing() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Disk::new("broken");
-    let options = || JournalOptions { vfs: Some(disk.name().to_owned()), reserve_bytes: 0 };
+    let options = || JournalOptions { vfs: Some(disk.name().to_owned()), reserve_bytes: 0, log_bytes: 0 };
     let (journal, _) = open_with(&folder, options());
     accept(&journal, new_job(1)).unwrap();
     disk.cut_at(disk.writes() + 2);

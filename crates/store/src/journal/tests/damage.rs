@@ -90,7 +90,7 @@ fn change(path: &Path, sql: &str) {
 }
 
 fn opened(path: &Path) -> (Journal, Recovered) {
-    Journal::open(path, JournalOptions { reserve_bytes: 0, vfs: None }).unwrap()
+    Journal::open(path, JournalOptions { reserve_bytes: 0, ..JournalOptions::default() }).unwrap()
 }
 
 fn damaged(path: &Path) -> String {
