@@ -39,6 +39,9 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// The answer was longer than what is kept of one.
 const TRUNCATED: HeaderName = HeaderName::from_static("mainstay-answer-truncated");
 
+/// Fields of a 202, with those that every answer gets.
+const ACCEPTED_FIELDS: usize = 10;
+
 /// A route whose requests are queued.
 #[derive(Debug)]
 pub(crate) struct Queued {
@@ -333,6 +336,7 @@ fn accepted(exchange: &mut Exchange, view: &JobView, what: &'static str) -> Resp
     let mut response = Response::new(AnswerBody::own(jobs::describe(view)));
     *response.status_mut() = StatusCode::ACCEPTED;
     let fields = response.headers_mut();
+    fields.reserve(ACCEPTED_FIELDS);
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     fields.insert(RETRY_AFTER, retry_after(view));

@@ -6,6 +6,7 @@ use crate::clock::whole_ms;
 use crate::codec::{Head, StoredRequest};
 use crate::deliver::{Flight, Job, plain_message};
 use crate::fingerprint;
+use crate::hex::hex;
 use crate::job::{Answer, JobId, JobName, JobState, JobView, Tag};
 use crate::keys::KeyHash;
 use crate::pace::Begun;
@@ -129,12 +130,11 @@ impl Shared {
         let (tag, made) = random.split_at(16);
         let tag = Tag(*tag.first_chunk().expect("a half has 16 bytes"));
         let delay = submission.deliver_after.unwrap_or_default();
-        let made = || format!("{:032x}", u128::from_be_bytes(*made.first_chunk().expect("a half has 16 bytes")));
         let head = Head {
             method: submission.method,
             target: submission.path_and_query,
             given: submission.key.is_some(),
-            key: submission.key.unwrap_or_else(made),
+            key: submission.key.unwrap_or_else(|| hex(made)),
             user: submission.user,
             from_ms: self.wall_ms().saturating_add(span_ms(delay)),
             generation: 0,

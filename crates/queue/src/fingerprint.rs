@@ -1,5 +1,6 @@
 //! What tells requests apart: hashes of keys, requests, credentials and values of order.
 
+use crate::hex::hex;
 use crate::keys::KeyHash;
 use crate::submission::Submission;
 use sha2::{Digest as _, Sha256};
@@ -79,8 +80,7 @@ pub(crate) fn step_key(job_key: &str, generation: u32, step: u16, undo: bool) ->
         .part(&step.to_be_bytes())
         .part(&[u8::from(undo)])
         .end();
-    let half = u128::from_be_bytes(*whole.first_chunk().expect("SHA-256 has 32 bytes"));
-    format!("{half:032x}")
+    hex(&whole[..16])
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A job as others see it: its name, its state, its answer.
 
+use crate::hex::hex;
 use bytes::Bytes;
 use std::fmt;
 use std::str::FromStr;
@@ -36,7 +37,7 @@ pub struct NotAJobName;
 
 impl fmt::Display for JobName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{:032x}", self.id.0, u128::from_be_bytes(self.tag.0))
+        write!(f, "{}-{}", self.id.0, hex(&self.tag.0))
     }
 }
 

@@ -39,6 +39,7 @@ mod verdict;
 mod clock;
 mod codec;
 mod fingerprint;
+mod hex;
 mod shared;
 mod values;
 

@@ -1,6 +1,7 @@
 //! Jobs as lines of JSON: what leaves one queue and enters another.
 
 use crate::codec::{CodecError, Head, StoredRequest};
+use crate::hex::{hex, unhex};
 use crate::job::{Fields, JobId, JobState, state_name, state_named};
 use crate::keys::KeyHash;
 use crate::operation::{Imported, OperationError};
@@ -357,19 +358,6 @@ fn bytes(text: Text) -> Result<Bytes, String> {
         Text::Text(text) => Ok(Bytes::from(text)),
         Text::Hex { hex } => unhex(&hex).map(Bytes::from),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Result<Vec<u8>, String> {
-    let wrong = || format!("`{}` is not hexadecimal", text.chars().take(40).collect::<String>());
-    if !text.len().is_multiple_of(2) || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
-    let pair = |place: usize| u8::from_str_radix(&text[place..place + 2], 16).map_err(|_| wrong());
-    (0..text.len()).step_by(2).map(pair).collect()
 }
 
 fn array<const N: usize>(text: &str) -> Result<[u8; N], String> {

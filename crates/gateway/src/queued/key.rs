@@ -54,7 +54,7 @@ fn string(text: &[u8]) -> Option<String> {
 /// A string (RFC 9651, 4.2.5), and what follows it.
 fn quoted(text: &[u8]) -> Option<(String, &[u8])> {
     let mut rest = text.strip_prefix(b"\"")?;
-    let mut value = String::new();
+    let mut value = String::with_capacity(rest.len());
     loop {
         let (byte, after) = rest.split_first()?;
         rest = after;
