@@ -355,7 +355,7 @@ impl Shared {
         let waiting = state.waiting.remove(&id).unwrap_or_default();
         drop(state);
         if let Some(client) = waiting.client {
-            client.tell(becomes, self.wall_ms(), row.attempts, None);
+            client.settled(becomes, self.wall_ms(), row.attempts, None).say();
         }
         for other in waiting.others {
             // It may have stopped waiting.

@@ -6,7 +6,7 @@ use crate::clock::Moment;
 use crate::deliver::{Flight, Job, Message, Step, settle};
 use crate::job::{Answer, JobState};
 use crate::pace::Sign;
-use crate::shared::{After, Shared, State, job_id, later, span_ms};
+use crate::shared::{After, Settled, Shared, State, job_id, later, span_ms};
 use crate::values::Values;
 use crate::verdict::{Again, Meaning, Situation, Verdict, judge, meaning, words};
 use model::flow::Method;
@@ -92,16 +92,21 @@ impl Shared {
             (None, true) => self.probed(&mut state, &flight, settings.unwrap_or(&own), &came),
             (None, false) => self.ended(&mut state, &mut flight, settings.unwrap_or(&own), &came),
         };
+        let mut telling = None;
         if let After::Settled(settled) = &mut after {
             // From here on the client waits for this answer, also if its time runs out while that is written.
             settled.client =
                 state.waiting.get_mut(&settled.entry.id()).and_then(|waiting| waiting.client.take());
             if flight.place.is_none() && settings.unwrap_or(&own).idempotent {
-                after = state.tell_early(after);
+                telling = after.telling();
             }
         }
+        // Found again as it was, it is sent again, which does no harm; and nobody waits to hear that it is settled.
+        let soon = own.idempotent && matches!(&after, After::Settled(settled) if state.nobody_waits_for(settled));
         drop(state);
+        self.tell(telling);
         match change {
+            Some(change) if soon => self.write_soon(change, after),
             Some(change) => self.write(change, after),
             None => self.take_effect(after),
         }
@@ -323,6 +328,12 @@ pub(crate) fn probe_says(came: &Came) -> Said {
 }
 
 impl State {
+    /// Whether no client waits for this to be on disk, and no job that comes after it in order.
+    fn nobody_waits_for(&self, settled: &Settled) -> bool {
+        let others = || self.waiting.get(&settled.entry.id()).is_some_and(|waiting| !waiting.others.is_empty());
+        settled.client.is_none() && settled.saga.is_none() && settled.entry.order == 0 && !others()
+    }
+
     /// Whether the client of a job waits for its answer.
     pub(crate) fn has_client(&self, id: u64) -> bool {
         self.waiting

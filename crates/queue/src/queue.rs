@@ -127,8 +127,7 @@ impl Queue {
 
     /// What has happened, for metrics. Takes no disk access.
     pub fn counters(&self) -> Counters {
-        let state = self.shared.lock();
-        Counters { holds_expired: state.book.holds_expired, ..state.counters }
+        self.shared.counters(&self.shared.lock())
     }
 
     /// The queue at this moment. Takes no disk access; the age is as of the last [`tend`](Self::tend).
@@ -144,7 +143,7 @@ impl Queue {
         });
         let oldest = state.oldest_created_ms.filter(|_| state.book.depth > 0);
         Status {
-            counters: Counters { holds_expired: state.book.holds_expired, ..state.counters },
+            counters: self.shared.counters(&state),
             depth: state.book.depth,
             max_depth: state.book.max_depth,
             bytes: state.book.bytes,

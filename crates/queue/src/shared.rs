@@ -14,6 +14,7 @@ use crate::values::Paths;
 use bytes::Bytes;
 use model::queue::{QueueLimits, QueuedRoute, Saga};
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use store::commit::WriteError;
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) wake: Notify,
     /// Held while a pause is written and takes effect: two at once would leave memory and file of two minds.
     pub(crate) pausing: tokio::sync::Mutex<()>,
+    /// Clients that had their answer from the service itself.
+    answered_directly: AtomicU64,
     encoded: Mutex<Encoded>,
     state: Mutex<State>,
 }
@@ -102,11 +105,19 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Answers it. Whether it was still there.
-    pub(crate) fn tell(self, state: JobState, at_ms: i64, attempts: u32, answer: Option<Answer>) -> bool {
+    /// What it is to be told.
+    pub(crate) fn settled(self, state: JobState, at_ms: i64, attempts: u32, answer: Option<Answer>) -> Telling {
         let view = JobView { state, finished_ms: Some(at_ms), attempts, ..self.view };
-        self.answer.send(Waited::Settled(view, answer)).is_ok()
+        Telling { to: self.answer, what: Waited::Settled(view, answer) }
     }
+}
+
+/// An answer on its way to a client. It is said once nothing is locked: who is woken by it would only wait for that.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Telling {
+    to: oneshot::Sender<Waited>,
+    what: Waited,
 }
 
 /// Requests in memory.
@@ -168,6 +179,16 @@ pub(crate) enum After {
     Nothing,
 }
 
+impl After {
+    /// What its client is to be told although it is not written, or could not be.
+    pub(crate) fn telling(&mut self) -> Option<Telling> {
+        match self {
+            Self::Settled(settled) => settled.telling(),
+            Self::PutOff(..) | Self::Doubt { .. } | Self::AskAgain { .. } | Self::Go(_) | Self::Nothing => None,
+        }
+    }
+}
+
 /// How a job was settled.
 #[derive(Debug)]
 pub(crate) struct Settled {
@@ -183,12 +204,38 @@ pub(crate) struct Settled {
     pub(crate) saga: Option<Action>,
 }
 
+impl Telling {
+    /// Whether the client still waited for it.
+    pub(crate) fn say(self) -> bool {
+        self.to.send(self.what).is_ok()
+    }
+}
+
+impl Settled {
+    /// What its client is to be told, if there is one that was not told yet.
+    fn telling(&mut self) -> Option<Telling> {
+        let client = self.client.take()?;
+        Some(client.settled(self.state, self.at_ms, self.attempts, self.answer.take()))
+    }
+}
+
 impl Shared {
     pub(crate) fn new(journal: Journal, clock: Clock, wall_ms: i64, state: State) -> Self {
         let opened = (wall_ms, clock.now());
         let (paths, wake) = (Paths::default(), Notify::new());
         let (pausing, encoded) = (tokio::sync::Mutex::default(), Mutex::default());
-        Self { journal, clock, opened, paths, wake, pausing, encoded, state: Mutex::new(state) }
+        let answered_directly = AtomicU64::new(0);
+        let state = Mutex::new(state);
+        Self { journal, clock, opened, paths, wake, pausing, answered_directly, encoded, state }
+    }
+
+    /// What has happened so far.
+    pub(crate) fn counters(&self, state: &State) -> Counters {
+        Counters {
+            holds_expired: state.book.holds_expired,
+            answered_directly: self.answered_directly.load(Ordering::Relaxed),
+            ..state.counters
+        }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -227,7 +274,19 @@ impl Shared {
         self.journal.update(change, move |written| shared.written(kept, after, written));
     }
 
-    pub(crate) fn written(self: &Arc<Self>, change: Change, after: After, written: Result<(), WriteError>) {
+    /// The same, for what is to be on disk soon and not at once: what comes next shares its commit.
+    pub(crate) fn write_soon(self: &Arc<Self>, change: Change, after: After) {
+        let shared = self.clone();
+        let kept = change.clone();
+        self.journal.update_soon(change, move |written| shared.written(kept, after, written));
+    }
+
+    pub(crate) fn written(
+        self: &Arc<Self>,
+        change: Change,
+        mut after: After,
+        written: Result<(), WriteError>,
+    ) {
         match written {
             Ok(()) => self.take_effect(after),
             Err(WriteError::Refused(why)) => {
@@ -237,43 +296,41 @@ impl Shared {
                 self.take_effect(after);
             }
             Err(WriteError::Full | WriteError::Reserve { .. } | WriteError::Busy(_)) => {
-                let mut state = self.lock();
-                let after = state.tell_early(after);
-                state.unwritten.push_back((change, after));
+                let telling = after.telling();
+                self.lock().unwritten.push_back((change, after));
+                self.tell(telling);
             }
+            // The client hears the truth; the next owner finds the job as it was before.
             Err(WriteError::Fenced { .. } | WriteError::Broken(_) | WriteError::Damaged(_)) => {
-                // The client hears the truth; the next owner finds the job as it was before.
-                let mut state = self.lock();
-                state.tell_early(after);
+                self.tell(after.telling());
             }
+        }
+    }
+
+    /// Answers a client.
+    pub(crate) fn tell(&self, telling: Option<Telling>) {
+        if telling.is_some_and(Telling::say) {
+            self.answered_directly.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn take_effect(&self, after: After) {
         let mut state = self.lock();
-        let told = match after {
-            After::Settled(settled) => state.settle(*settled),
-            After::PutOff(carried, at) => {
-                state.book.put_off(*carried, at);
-                Vec::new()
-            }
+        let (mut telling, mut others) = (None, Vec::new());
+        match after {
+            After::Settled(settled) => (telling, others) = state.settle(*settled),
+            After::PutOff(carried, at) => state.book.put_off(*carried, at),
             After::Doubt { doubt, hold, probe } => {
                 state.counters.unknown += 1;
                 state.book.doubt(*doubt, hold, probe);
-                Vec::new()
             }
-            After::AskAgain { id, denials, at } => {
-                state.book.probe_later(id, denials, at);
-                Vec::new()
-            }
-            After::Go(call) => {
-                state.prepared.push_back(call);
-                Vec::new()
-            }
-            After::Nothing => Vec::new(),
-        };
+            After::AskAgain { id, denials, at } => state.book.probe_later(id, denials, at),
+            After::Go(call) => state.prepared.push_back(call),
+            After::Nothing => {}
+        }
         drop(state);
-        for other in told {
+        self.tell(telling);
+        for other in others {
             // It may have stopped waiting.
             let _ = other.send(());
         }
@@ -282,11 +339,10 @@ impl Shared {
 }
 
 impl State {
-    /// Ends a job; returns those who wait for that.
-    fn settle(&mut self, settled: Settled) -> Vec<oneshot::Sender<()>> {
-        let Settled { entry, bytes, state, attempts, at_ms, answer, client, saga } = settled;
-        let counters = &mut self.counters;
-        match state {
+    /// Ends a job; returns what its client is to be told, and who else waits for that.
+    fn settle(&mut self, mut settled: Settled) -> (Option<Telling>, Vec<oneshot::Sender<()>>) {
+        let (entry, counters) = (settled.entry, &mut self.counters);
+        match settled.state {
             JobState::Done => counters.delivered += 1,
             JobState::Rejected => counters.rejected += 1,
             JobState::Dead => counters.dead += 1,
@@ -294,33 +350,21 @@ impl State {
             JobState::Dropped => counters.dropped += 1,
             JobState::Waiting | JobState::Dispatching | JobState::Unknown => {}
         }
-        match saga {
+        match &settled.saga {
             Some(Action::Complete) => counters.sagas_complete += 1,
             Some(Action::Undone(_)) => counters.sagas_undone += 1,
             Some(Action::Stuck(_)) => counters.sagas_undo_dead += 1,
             Some(Action::Call(_) | Action::Resolve(_)) | None => {}
         }
         self.book.settle(entry.id(), entry.order);
-        self.book.uncount(bytes);
+        self.book.uncount(settled.bytes);
         self.hot.remove(entry.id());
         let waiting = self.waiting.remove(&entry.id()).unwrap_or_default();
-        if let Some(client) = client.or(waiting.client)
-            && client.tell(state, at_ms, attempts, answer)
-        {
-            self.counters.answered_directly += 1;
-        }
-        waiting.others
-    }
-
-    /// Tells a client what is known although it could not be written.
-    pub(crate) fn tell_early(&mut self, mut after: After) -> After {
-        if let After::Settled(settled) = &mut after
-            && let Some(client) = settled.client.take()
-            && client.tell(settled.state, settled.at_ms, settled.attempts, settled.answer.clone())
-        {
-            self.counters.answered_directly += 1;
-        }
-        after
+        let telling = settled.telling().or_else(|| {
+            settled.client = waiting.client;
+            settled.telling()
+        });
+        (telling, waiting.others)
     }
 
     /// Whether outcomes are yet to be written, for which there was no room: nothing new is begun until they are.

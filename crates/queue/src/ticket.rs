@@ -1,7 +1,7 @@
 //! Who waits for a job, and what they are told.
 
 use crate::job::{Answer, JobName, JobView};
-use crate::shared::{Shared, later};
+use crate::shared::{Shared, State, later};
 use crate::submission::{Cancelled, Waited};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +15,13 @@ pub struct Ticket {
     shared: Arc<Shared>,
     view: JobView,
     answered: oneshot::Receiver<Waited>,
+    /// Whether it is still known as its job's client.
+    waits: bool,
 }
 
 impl Ticket {
     pub(crate) fn new(shared: Arc<Shared>, view: JobView, answered: oneshot::Receiver<Waited>) -> Self {
-        Self { shared, view, answered }
+        Self { shared, view, answered, waits: true }
     }
 
     /// The job's name.
@@ -30,46 +32,58 @@ impl Ticket {
     /// Waits for the answer, at most for `time`. After [`Waited::Pending`] the client is told 202: what happens to
     /// the job from now on is no longer an answer to it. Cancel-safe: the job goes on, and the client is gone.
     pub async fn wait(mut self, time: Duration) -> Waited {
-        let until = later(self.shared.clock.now(), time);
-        let clock = self.shared.clock.clone();
-        tokio::select! {
-            biased;
-            answered = &mut self.answered => return answered.unwrap_or_else(|_| self.pending()),
-            () = clock.sleep_until(until) => {}
+        if !time.is_zero() {
+            let until = later(self.shared.clock.now(), time);
+            let clock = self.shared.clock.clone();
+            tokio::select! {
+                biased;
+                answered = &mut self.answered => return self.answered(answered.ok()),
+                () = clock.sleep_until(until) => {}
+            }
         }
-        if self.leave() {
-            return self.pending();
+        if let Some(pending) = self.give_up() {
+            return pending;
         }
         // Its answer is there, and being written down.
-        match (&mut self.answered).await {
-            Ok(waited) => waited,
-            Err(_) => self.pending(),
-        }
+        let answered = (&mut self.answered).await.ok();
+        self.answered(answered)
     }
 
-    fn pending(&self) -> Waited {
-        let mut state = self.shared.lock();
-        state.counters.answered_202 += 1;
-        let now = state.book.state(self.view.name.id.0);
-        Waited::Pending(JobView { state: now, ..self.view.clone() })
+    /// What was told; nothing where the job went another way.
+    fn answered(&mut self, answered: Option<Waited>) -> Waited {
+        self.waits = false;
+        answered.unwrap_or_else(|| pending(&mut self.shared.lock(), &self.view))
     }
 
-    /// Waits no longer. Whether there was still something to wait for.
-    fn leave(&self) -> bool {
-        let id = self.view.name.id.0;
+    /// Waits no longer. None: nothing was left to wait for.
+    fn give_up(&mut self) -> Option<Waited> {
+        self.waits = false;
         let mut state = self.shared.lock();
-        let Some(waiting) = state.waiting.get_mut(&id) else { return false };
-        let left = waiting.client.take().is_some();
-        if waiting.others.is_empty() {
-            state.waiting.remove(&id);
-        }
-        left
+        leave(&mut state, self.view.name).then(|| pending(&mut state, &self.view))
     }
+}
+
+fn pending(state: &mut State, view: &JobView) -> Waited {
+    state.counters.answered_202 += 1;
+    Waited::Pending(JobView { state: state.book.state(view.name.id.0), ..view.clone() })
+}
+
+/// Nobody waits for this job as its client any longer. Whether somebody did.
+fn leave(state: &mut State, name: JobName) -> bool {
+    let id = name.id.0;
+    let Some(waiting) = state.waiting.get_mut(&id) else { return false };
+    let left = waiting.client.take().is_some();
+    if waiting.others.is_empty() {
+        state.waiting.remove(&id);
+    }
+    left
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.leave();
+        if self.waits {
+            leave(&mut self.shared.lock(), self.view.name);
+        }
     }
 }
 

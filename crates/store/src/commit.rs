@@ -20,6 +20,8 @@ pub const QUEUE_LIMIT: usize = 1024;
 pub const BATCH_LIMIT: usize = 256;
 /// How many bytes share one commit, about: the batch ends with the write that reaches them.
 pub const BATCH_BYTES_LIMIT: usize = 8 * 1024 * 1024;
+/// How long a write that may wait does so, at most, for one that does not, with which it shares a commit.
+pub const PATIENCE: Duration = Duration::from_millis(2);
 /// How many prepared statements a connection keeps.
 pub(crate) const STATEMENTS_KEPT: usize = 64;
 /// How long SQLite waits for another process that holds the file, such as a backup.
@@ -260,8 +262,7 @@ impl Writer {
             made: None,
             // The caller may have stopped waiting; the write stands.
             done: move |result| drop(reply.send(result)),
-            may_fail_halfway: true,
-            bytes: 0,
+            cost: Cost { bytes: 0, may_fail_halfway: true, may_wait: false },
         });
         self.jobs.send(job).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
@@ -275,9 +276,9 @@ impl Writer {
         W: FnOnce(&Transaction<'_>) -> Result<T, WriteError> + Send + 'static,
         D: FnOnce(Result<T, WriteError>) + Send + 'static,
     {
-        let Cost { bytes, may_fail_halfway } = cost;
+        let bytes = cost.bytes;
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let job = Box::new(Submitted { work: Some(work), made: None, done, may_fail_halfway, bytes });
+        let job = Box::new(Submitted { work: Some(work), made: None, done, cost });
         let (job, why) = match self.jobs.try_send(job) {
             Ok(()) => return,
             Err(TrySendError::Full(job)) => (job, busy(self.waiting())),
@@ -312,6 +313,8 @@ pub(crate) struct Cost {
     /// and fails all the same, other than by [`WriteError::Refused`] or [`WriteError::Reserve`], takes its whole
     /// batch with it.
     pub(crate) may_fail_halfway: bool,
+    /// Whether it may wait for [`PATIENCE`], so that a write that follows soon does not wait for its commit.
+    pub(crate) may_wait: bool,
 }
 
 fn gone() -> WriteError {

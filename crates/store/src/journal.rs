@@ -254,18 +254,33 @@ impl Journal {
             Ok(job) => job,
             Err(why) => return done(Err(why)),
         };
-        let cost = Cost { bytes: job.bytes(), may_fail_halfway: false };
+        let cost = Cost { bytes: job.bytes(), may_fail_halfway: false, may_wait: false };
         let reserve = self.inner.reserve.clone();
         writer.submit(cost, move |t| write::accept(t, &job, &reserve), done);
     }
 
     /// One transaction with what changed; `done` as in [`accept`](Self::accept).
     pub fn update(&self, change: Change, done: impl FnOnce(Result<(), WriteError>) + Send + 'static) {
+        self.change(change, false, done);
+    }
+
+    /// The same for what nobody waits for: it waits itself, at most for [`commit::PATIENCE`], so that it shares the
+    /// commit of what comes next. What is handed in after it is not written before it.
+    pub fn update_soon(&self, change: Change, done: impl FnOnce(Result<(), WriteError>) + Send + 'static) {
+        self.change(change, true, done);
+    }
+
+    fn change(
+        &self,
+        change: Change,
+        may_wait: bool,
+        done: impl FnOnce(Result<(), WriteError>) + Send + 'static,
+    ) {
         let ready = match Ready::new(change) {
             Ok(ready) => ready,
             Err(why) => return done(Err(why)),
         };
-        let cost = Cost { bytes: ready.bytes(), may_fail_halfway: ready.may_fail_halfway() };
+        let cost = Cost { bytes: ready.bytes(), may_fail_halfway: ready.may_fail_halfway(), may_wait };
         let reserve = self.inner.reserve.clone();
         self.inner.writer.submit(cost, move |t| ready.apply(t, &reserve), done);
     }
@@ -277,7 +292,7 @@ impl Journal {
         retention: Retention,
         done: impl FnOnce(Result<Forgotten, WriteError>) + Send + 'static,
     ) {
-        let cost = Cost { bytes: 0, may_fail_halfway: true };
+        let cost = Cost { bytes: 0, may_fail_halfway: true, may_wait: false };
         let work = move |t: &rusqlite::Transaction<'_>| {
             let forgotten = retention::forget(t, retention)?;
             retention::give_back(t)?;

@@ -1,9 +1,14 @@
 //! The writer's thread: batches of jobs, each one transaction.
 
-use super::{BATCH_BYTES_LIMIT, BATCH_LIMIT, Between, Guard, STATEMENTS_KEPT, Trouble, WriteError, gone};
+use super::{
+    BATCH_BYTES_LIMIT, BATCH_LIMIT, Between, Cost, Guard, PATIENCE, STATEMENTS_KEPT, Trouble, WriteError, gone,
+};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// One write on its way.
@@ -16,6 +21,8 @@ pub(super) trait Job: Send {
     fn may_fail_halfway(&self) -> bool;
     /// About how many bytes it writes.
     fn bytes(&self) -> usize;
+    /// Whether it may wait for company.
+    fn may_wait(&self) -> bool;
 }
 
 /// A write and who is told of it.
@@ -23,8 +30,7 @@ pub(super) struct Submitted<T, W, D> {
     pub(super) work: Option<W>,
     pub(super) made: Option<T>,
     pub(super) done: D,
-    pub(super) may_fail_halfway: bool,
-    pub(super) bytes: usize,
+    pub(super) cost: Cost,
 }
 
 impl<T, W, D> Job for Submitted<T, W, D>
@@ -46,11 +52,15 @@ where
     }
 
     fn may_fail_halfway(&self) -> bool {
-        self.may_fail_halfway
+        self.cost.may_fail_halfway
     }
 
     fn bytes(&self) -> usize {
-        self.bytes
+        self.cost.bytes
+    }
+
+    fn may_wait(&self) -> bool {
+        self.cost.may_wait
     }
 }
 
@@ -67,15 +77,15 @@ impl Thread {
     pub(super) fn run(mut self, mut connection: Connection) {
         // Every text that the room uses stays prepared.
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-        let mut written = Vec::new();
+        let (mut gathered, mut written) = (VecDeque::new(), Vec::new());
         let _watch = Watch(self.trouble.clone());
-        while let Some(first) = self.queue.blocking_recv() {
+        while self.gather(&mut gathered) {
             let committed = match self.trouble.get() {
                 Some(why) => {
-                    written.push(self.taken(first));
+                    written.extend(gathered.drain(..));
                     Err(why)
                 }
-                None => self.batch(&mut connection, first, &mut written),
+                None => self.batch(&mut connection, &mut gathered, &mut written),
             };
             if let Err(why @ (WriteError::Broken(_) | WriteError::Damaged(_) | WriteError::Fenced { .. })) =
                 &committed
@@ -93,15 +103,30 @@ impl Thread {
         }
     }
 
-    /// One transaction: `first`, and whatever has arrived meanwhile. `written` are the jobs that are to hear how it
-    /// went; those that failed alone have heard already.
+    /// Waits for what begins a batch: a job that does not wait, or jobs that have waited for [`PATIENCE`], or a whole
+    /// batch of them. False: there will be none.
+    fn gather(&mut self, gathered: &mut VecDeque<Box<dyn Job>>) -> bool {
+        let (mut until, mut bytes) = (None, 0);
+        while let Received::Job(job) = receive(&mut self.queue, until) {
+            let may_wait = job.may_wait();
+            bytes += job.bytes();
+            gathered.push_back(self.taken(job));
+            if !may_wait || gathered.len() >= BATCH_LIMIT || bytes >= BATCH_BYTES_LIMIT {
+                break;
+            }
+            until = until.or_else(|| Some(Instant::now() + PATIENCE));
+        }
+        !gathered.is_empty()
+    }
+
+    /// One transaction: what was gathered, and whatever has arrived meanwhile. `written` are the jobs that are to hear
+    /// how it went; those that failed alone have heard already.
     fn batch(
         &mut self,
         connection: &mut Connection,
-        first: Box<dyn Job>,
+        gathered: &mut VecDeque<Box<dyn Job>>,
         written: &mut Vec<Box<dyn Job>>,
     ) -> Result<(), WriteError> {
-        let mut next = Some(self.taken(first));
         // The lock is taken before anything is read, so that no other process can write in between.
         let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let begun = begun.map_err(WriteError::from).and_then(|transaction| {
@@ -110,11 +135,12 @@ impl Thread {
         let transaction = match begun {
             Ok(transaction) => transaction,
             Err(why) => {
-                written.extend(next);
+                written.extend(gathered.drain(..));
                 return Err(why);
             }
         };
         let (mut count, mut bytes) = (0, 0);
+        let mut next = gathered.pop_front();
         while let Some(mut job) = next.take() {
             count += 1;
             bytes += job.bytes();
@@ -126,11 +152,13 @@ impl Thread {
                 Ok(()) => written.push(job),
                 Err(why) if loses_batch(&transaction, &*job, &why) => {
                     written.push(job);
+                    written.extend(gathered.drain(..));
                     return Err(why);
                 }
                 Err(why) => job.answer(Err(why)),
             }
-            if count < BATCH_LIMIT && bytes < BATCH_BYTES_LIMIT {
+            next = gathered.pop_front();
+            if next.is_none() && count < BATCH_LIMIT && bytes < BATCH_BYTES_LIMIT {
                 next = self.queue.try_recv().ok().map(|job| self.taken(job));
             }
         }
@@ -140,6 +168,46 @@ impl Thread {
     fn taken(&self, job: Box<dyn Job>) -> Box<dyn Job> {
         self.waiting_bytes.fetch_sub(job.bytes(), Ordering::Relaxed);
         job
+    }
+}
+
+/// What came of waiting for a job.
+enum Received {
+    Job(Box<dyn Job>),
+    /// Nothing within the time.
+    Nothing,
+    /// All who hand in jobs are gone.
+    Closed,
+}
+
+/// Waits for a job, until then if that is given.
+fn receive(queue: &mut mpsc::Receiver<Box<dyn Job>>, until: Option<Instant>) -> Received {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match queue.poll_recv(&mut context) {
+            Poll::Ready(Some(job)) => return Received::Job(job),
+            Poll::Ready(None) => return Received::Closed,
+            Poll::Pending => {}
+        }
+        match until.map(|until| until.saturating_duration_since(Instant::now())) {
+            None => std::thread::park(),
+            Some(Duration::ZERO) => return Received::Nothing,
+            Some(left) => std::thread::park_timeout(left),
+        }
+    }
+}
+
+/// Wakes a thread that waits for a job.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.unpark();
     }
 }
 

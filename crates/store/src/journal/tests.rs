@@ -174,7 +174,7 @@ fn a_full_disk_refuses_and_then_works_again() {
     let (journal, _) = open(&folder);
     accept(&journal, new_job(1)).unwrap();
     let limit = |pages: i64| {
-        let cost = Cost { bytes: 0, may_fail_halfway: false };
+        let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false };
         wait(|done| {
             journal.inner.writer.submit(
                 cost,
@@ -682,7 +682,7 @@ fn a_slow_disk_gets_no_more_jobs_than_it_can_write() {
     // The writer is held up in the middle of a batch.
     let (held, hold) = mpsc::channel();
     let (go, wait_for) = mpsc::channel::<()>();
-    let cost = Cost { bytes: 0, may_fail_halfway: false };
+    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false };
     let stop = move |_: &rusqlite::Transaction<'_>| {
         held.send(()).unwrap();
         let _ = wait_for.recv();
