@@ -153,7 +153,7 @@ impl Courier {
     /// Does not send what was about to be: the next gateway does.
     fn give_back(&self, call: &Call) {
         let why = "the gateway ends".to_owned();
-        self.queue.report(call.id, CallOutcome::NotSent { why }, None);
+        self.queue.report(call.id, CallOutcome::NotSent { why, busy: false }, None);
     }
 
     async fn deliver(self: Rc<Self>, call: Call) {

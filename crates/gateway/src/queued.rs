@@ -28,7 +28,7 @@ use key::{IDEMPOTENCY_KEY, Whose};
 use model::queue::{InFlightAnswer, KeyUse, LONGEST_WAIT, QueuedRoute, Saga};
 use model::workload::GatewaySettings;
 use prefer::{PREFERENCE_APPLIED, Preferences};
-use queue::{Answer, Fields, Full, FullWhy, JobState, JobView, Queue, Submission, Submitted, Ticket, Waited};
+use queue::{Answer, Fields, Full, FullWhy, JobState, JobView, Queue, Submission, Submitted, Ticket, Traffic, Waited};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -138,7 +138,8 @@ pub(crate) async fn answer(
         saga: queued.saga.clone(),
         method,
         path_and_query: head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
-        user: user(&mut head.headers, choice, target),
+        traffic: if choice.wish.is_none() { Traffic::Users } else { Traffic::Preview },
+        user: Some(user(exchange, &mut head.headers, choice, target)),
         fields: kept(&mut head.headers, choice),
         body: body.bytes(),
         key: wanted.key,
@@ -228,7 +229,9 @@ fn refused(exchange: &mut Exchange, full: &Full) -> Response<AnswerBody> {
 /// Why nothing was written: there is no room, or no queue to be trusted.
 pub(crate) fn not_written(why: &FullWhy) -> Refusal {
     let fault = match why {
-        FullWhy::Jobs { .. } | FullWhy::Bytes { .. } | FullWhy::Disk(_) => Fault::QueueFull,
+        FullWhy::Jobs { .. } | FullWhy::Bytes { .. } | FullWhy::Disk(_) | FullWhy::Busy(_) => {
+            Fault::QueueFull
+        }
         FullWhy::Broken(_) | FullWhy::Fenced | FullWhy::Refused(_) => Fault::QueueClosed,
     };
     Refusal::new(fault, why.to_string())
@@ -248,13 +251,13 @@ fn unsafe_method(method: &Method) -> Result<model::flow::Method, Refusal> {
     found.ok_or_else(|| Refusal::new(Fault::Malformed, format!("{method} is not queued")))
 }
 
-/// The hash of the user, by which each delivery chooses its stamp. The gateway's own cookie is removed: it means
-/// nothing to the service.
-fn user(fields: &mut HeaderMap, choice: &Choice, target: &Target) -> Option<u64> {
-    choice.user().or_else(|| {
+/// The hash of the user, by which each delivery chooses its stamp: drawn where the request says nothing, as for one
+/// that is forwarded. The gateway's own cookie is removed: it means nothing to the service.
+fn user(exchange: &Exchange, fields: &mut HeaderMap, choice: &Choice, target: &Target) -> u64 {
+    choice.user().unwrap_or_else(|| {
         // Nobody is shifted now, but somebody may be when the job is delivered.
-        let (user, fresh) = affinity::recognise(fields, &target.affinity, || 0);
-        fresh.is_none().then_some(user.0)
+        let (user, _) = affinity::recognise(fields, &target.affinity, || exchange.worker.random());
+        user.0
     })
 }
 

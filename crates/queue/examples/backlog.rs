@@ -113,6 +113,7 @@ fn submission(n: u64, route: &Arc<str>, settings: &Arc<QueuedRoute>) -> Submissi
             field("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ],
         body: Bytes::from(format!("{{\"n\":{n},\"text\":\"{}\"}}", "x".repeat(480))),
+        traffic: queue::Traffic::Users,
         user: Some(n),
         key: Some(format!("key-{n}")),
         principal: None,

@@ -120,7 +120,7 @@ impl Shared {
             if value.is_none() {
                 self.lock().counters.unordered += 1;
             }
-            value.map_or(0, |value| fingerprint::order(&submission.route, &value))
+            value.map_or(0, |value| fingerprint::order(submission.traffic, &submission.route, &value))
         });
         let mut random = [0; 32];
         getrandom::fill(&mut random).map_err(|error| Full {
@@ -138,6 +138,7 @@ impl Shared {
             user: submission.user,
             from_ms: self.wall_ms().saturating_add(span_ms(delay)),
             generation: 0,
+            traffic: submission.traffic,
         };
         let (settings, saga) = self.encoded(&submission.settings, submission.saga.as_ref());
         let request = StoredRequest {
@@ -180,7 +181,7 @@ impl Shared {
         let id = state.next_id;
         state.next_id += 1;
         let bytes = arrival.record.len() as u64;
-        let route = state.book.line(&arrival.route);
+        let route = state.book.line(arrival.request.head.traffic, &arrival.route);
         let entry = Entry::new(id, route, arrival.order).with(FRESH);
         state.book.count(bytes);
         let begun = state.begin_at_once(&entry, arrival, now);
@@ -430,8 +431,8 @@ impl State {
     fn begin_at_once(&mut self, entry: &Entry, arrival: &Arrival, now: u64) -> Option<(usize, Begun)> {
         let first = arrival.request.saga.as_ref().and_then(|saga| saga.steps.first());
         let upstream = first.map_or(Upstream::Default, |step| Upstream::Component(step.call.to.clone()));
-        let target = self.book.target(&upstream);
-        self.book.lines[entry.route()].first = Some(target);
+        let target = self.book.target(arrival.request.head.traffic, &upstream);
+        self.book.is_first_for(entry, target);
         if first.is_some() || !arrival.delay.is_zero() || self.resting || self.is_behind() {
             return None;
         }

@@ -18,6 +18,7 @@ use crate::clock::Moment;
 use crate::job::JobState;
 use crate::keys::HashedMap;
 use crate::pace::{Pace, Permission};
+use crate::submission::Traffic;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub(crate) type UpstreamIndex = usize;
 /// The jobs of one route that were not attempted yet, or of which it is not known whom they are for.
 #[derive(Debug)]
 pub(crate) struct Line {
+    pub(crate) traffic: Traffic,
     pub(crate) name: Arc<str>,
     pub(crate) paused: bool,
     /// Whom its jobs are first for. None: not known before one of them is read.
@@ -48,6 +50,7 @@ pub(crate) struct Line {
 /// An upstream, and the jobs that are due and for it.
 #[derive(Debug)]
 pub(crate) struct Target {
+    pub(crate) traffic: Traffic,
     pub(crate) upstream: Upstream,
     pub(crate) pace: Pace,
     ready: VecDeque<Entry>,
@@ -176,12 +179,14 @@ impl Book {
     }
 
     /// The line of a route, new if it is.
-    pub(crate) fn line(&mut self, name: &str) -> RouteIndex {
-        if let Some(known) = self.lines.iter().position(|line| &*line.name == name) {
+    pub(crate) fn line(&mut self, traffic: Traffic, name: &str) -> RouteIndex {
+        let is_it = |line: &Line| line.traffic == traffic && &*line.name == name;
+        if let Some(known) = self.lines.iter().position(is_it) {
             return known as RouteIndex;
         }
         if self.lines.len() < ROUTES_LIMIT {
             self.lines.push(Line {
+                traffic,
                 name: Arc::from(name),
                 paused: false,
                 first: None,
@@ -194,13 +199,23 @@ impl Book {
     }
 
     /// The place of an upstream, new if it is.
-    pub(crate) fn target(&mut self, upstream: &Upstream) -> UpstreamIndex {
-        if let Some(known) = self.targets.iter().position(|target| target.upstream == *upstream) {
+    pub(crate) fn target(&mut self, traffic: Traffic, upstream: &Upstream) -> UpstreamIndex {
+        let is_it = |target: &Target| target.traffic == traffic && target.upstream == *upstream;
+        if let Some(known) = self.targets.iter().position(is_it) {
             return known;
         }
         let pace = Pace::new(self.concurrency);
-        self.targets.push(Target { upstream: upstream.clone(), pace, ready: VecDeque::new() });
+        self.targets.push(Target { traffic, upstream: upstream.clone(), pace, ready: VecDeque::new() });
         self.targets.len() - 1
+    }
+
+    /// Notes whom the jobs in the line of `entry` are first for: not by one of other traffic, of which that is known
+    /// only once it is read.
+    pub(crate) fn is_first_for(&mut self, entry: &Entry, upstream: UpstreamIndex) {
+        let line = &mut self.lines[entry.route()];
+        if line.traffic == self.targets[upstream].traffic {
+            line.first = Some(upstream);
+        }
     }
 
     /// Counts a job that is new, or pending again.
@@ -377,10 +392,14 @@ impl Book {
     }
 
     /// Holds a route up, or lets it go on.
-    pub(crate) fn pause(&mut self, route: RouteIndex, paused: bool) {
-        let line = &mut self.lines[usize::from(route)];
-        line.paused = paused;
-        if !paused {
+    pub(crate) fn pause(&mut self, route: &str, paused: bool) {
+        for traffic in [Traffic::Users, Traffic::Preview] {
+            let line = self.line(traffic, route);
+            let line = &mut self.lines[usize::from(line)];
+            line.paused = paused;
+            if paused {
+                continue;
+            }
             for (upstream, entry) in std::mem::take(&mut line.held) {
                 match upstream {
                     Some(upstream) => self.targets[upstream].ready.push_back(entry),

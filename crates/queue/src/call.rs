@@ -80,6 +80,8 @@ pub enum CallOutcome {
     NotSent {
         /// Why.
         why: String,
+        /// Whether whom it was for works, and has as much to do as it may: it is called less, and not given up.
+        busy: bool,
     },
     /// It may have been received, and no whole answer came: a timeout, a broken connection, a malformed answer.
     Unanswered {

@@ -4,6 +4,7 @@
 //! fields and bodies are bytes as they came, so that reading them copies nothing.
 
 use crate::job::{Answer, Fields};
+use crate::submission::Traffic;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use model::flow::Method;
 use model::queue::{QueuedRoute, Saga};
@@ -52,6 +53,8 @@ pub(crate) struct Head {
     /// How often its saga was begun afresh: each time its steps have other keys.
     #[serde(default)]
     pub(crate) generation: u32,
+    #[serde(default, skip_serializing_if = "Traffic::is_users")]
+    pub(crate) traffic: Traffic,
 }
 
 impl StoredRequest {

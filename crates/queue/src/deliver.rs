@@ -221,9 +221,9 @@ impl Shared {
     pub(crate) fn begin(&self, job: &Job, to: &Upstream) -> Option<(UpstreamIndex, Begun)> {
         let now = self.clock.now();
         let mut state = self.lock();
-        let upstream = state.book.target(to);
+        let upstream = state.book.target(job.request.head.traffic, to);
         if job.entry.has(FRESH) || job.attempts == 0 {
-            state.book.lines[job.entry.route()].first = Some(upstream);
+            state.book.is_first_for(&job.entry, upstream);
         }
         let pace = &mut state.book.targets[upstream].pace;
         match pace.may_call(now) {

@@ -2,7 +2,7 @@
 
 use crate::hex::hex;
 use crate::keys::KeyHash;
-use crate::submission::Submission;
+use crate::submission::{Submission, Traffic};
 use sha2::{Digest as _, Sha256};
 
 /// SHA-256 over parts, each with its length before it, so that no two lists of parts run together.
@@ -68,8 +68,12 @@ pub(crate) fn credentials(credentials: &[u8]) -> [u8; 16] {
 }
 
 /// Of a value by which deliveries of a route are ordered. Never 0, which stands for no order.
-pub(crate) fn order(route: &str, value: &str) -> u64 {
-    Hash::of("order").part(route.as_bytes()).part(value.as_bytes()).short().max(1)
+pub(crate) fn order(traffic: Traffic, route: &str, value: &str) -> u64 {
+    let purpose = match traffic {
+        Traffic::Users => "order",
+        Traffic::Preview => "order of a preview",
+    };
+    Hash::of(purpose).part(route.as_bytes()).part(value.as_bytes()).short().max(1)
 }
 
 /// The `Idempotency-Key` of one call of a saga: always the same for the same step, direction and run.
@@ -99,6 +103,7 @@ mod tests {
             path_and_query: "/a?b=c".into(),
             fields: Vec::new(),
             body: Bytes::from_static(b"{}"),
+            traffic: Traffic::Users,
             user: None,
             key: None,
             principal: None,

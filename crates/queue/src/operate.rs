@@ -392,10 +392,7 @@ impl Shared {
         }
         match route {
             None => state.book.paused = paused,
-            Some(route) => {
-                let line = state.book.line(route);
-                state.book.pause(line, paused);
-            }
+            Some(route) => state.book.pause(route, paused),
         }
         drop(state);
         self.wake.notify_one();

@@ -353,6 +353,7 @@ fn sign(meaning: Meaning, outcome: &CallOutcome) -> Sign {
     match (meaning, outcome) {
         (Meaning::Success | Meaning::Credentials | Meaning::Refused, _) => Sign::Well,
         (Meaning::NotYet(_), CallOutcome::Answered { answer, .. }) if answer.status != 503 => Sign::Strained,
+        (Meaning::NotSent, CallOutcome::NotSent { busy: true, .. }) => Sign::Strained,
         (Meaning::NotYet(_) | Meaning::Doubt | Meaning::NotSent, _) => Sign::Failing,
     }
 }

@@ -9,7 +9,7 @@ use crate::operation::{
     Selection, Size, Status, UpstreamStatus,
 };
 use crate::shared::Shared;
-use crate::submission::{Cancelled, Submission, Submitted, Waited};
+use crate::submission::{Cancelled, Submission, Submitted, Traffic, Waited};
 use model::queue::{QueueLimits, QueuedRoute};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -136,7 +136,10 @@ impl Queue {
         let trouble = self.shared.trouble();
         let state = self.shared.lock();
         let upstreams = state.book.targets.iter().map(|target| UpstreamStatus {
-            name: target.upstream.to_string(),
+            name: match target.traffic {
+                Traffic::Users => target.upstream.to_string(),
+                Traffic::Preview => format!("{} (preview)", target.upstream),
+            },
             breaker: target.pace.breaker(),
             in_flight: target.pace.in_flight(),
             allowed: target.pace.allowed(),

@@ -8,6 +8,7 @@ use crate::keys::{HashedMap, KeyHash, Keys};
 use crate::operation::Counters;
 use crate::queue::Options;
 use crate::shared::{Dice, Hot, Shared, State, span_ms};
+use crate::submission::Traffic;
 use crate::verdict::RETRY_AFTER_LIMIT;
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -76,8 +77,7 @@ impl Shared {
             if pause.scope == EVERYTHING {
                 book.paused = true;
             } else {
-                let line = book.line(&pause.scope);
-                book.pause(line, true);
+                book.pause(&pause.scope, true);
             }
         }
         let state = State {
@@ -172,9 +172,9 @@ fn enter(book: &mut Book, row: JobRow, wall_ms: i64, later: &mut Vec<Later>, dou
     }
 }
 
-/// A row as the book knows it.
+/// A row as the book knows it. Whether it is a user's is known once its request is read.
 pub(crate) fn entry_of(book: &mut Book, row: &JobRow) -> Entry {
-    Entry::new(row.id.0, book.line(&row.route), row.order.unwrap_or_default())
+    Entry::new(row.id.0, book.line(Traffic::Users, &row.route), row.order.unwrap_or_default())
 }
 
 fn unknown_now(row: &JobRow, at_ms: i64) -> Change {

@@ -408,7 +408,8 @@ pub(crate) fn span_ms(time: Duration) -> i64 {
 pub(crate) fn full_why(error: WriteError) -> FullWhy {
     match error {
         WriteError::Full | WriteError::Reserve { .. } => FullWhy::Disk(error.to_string()),
-        WriteError::Busy(why) | WriteError::Refused(why) => FullWhy::Refused(why),
+        WriteError::Busy(why) => FullWhy::Busy(why),
+        WriteError::Refused(why) => FullWhy::Refused(why),
         WriteError::Broken(why) | WriteError::Damaged(why) => FullWhy::Broken(why),
         WriteError::Fenced { .. } => FullWhy::Fenced,
     }

@@ -79,7 +79,7 @@ impl Shared {
         (head.state, head.doubt, head.doubt_ms) = (CallState::Unknown, true, at_ms);
         let step = note(&mut job, place, StoredStep { head, answer: None }, at_ms);
         let now = self.clock.now();
-        let target = self.lock().book.target(&upstream_of(&job, place));
+        let target = self.lock().book.target(job.request.head.traffic, &upstream_of(&job, place));
         let (change, after) = self.in_doubt(&job, place, target, step, None, (now, at_ms));
         self.write(change, after);
         Step::Again
@@ -227,7 +227,7 @@ impl Shared {
         let step = Change::Step { id, step };
         match next(saga, &known(job)) {
             Action::Call(place) | Action::Resolve(place) => {
-                let upstream = state.book.target(&upstream_of(job, place));
+                let upstream = state.book.target(job.request.head.traffic, &upstream_of(job, place));
                 let attempt = Change::Attempt {
                     id,
                     number: job.attempts,

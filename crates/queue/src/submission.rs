@@ -4,8 +4,28 @@ use crate::job::{Answer, Fields, JobView};
 use bytes::Bytes;
 use model::flow::Method;
 use model::queue::{QueuedRoute, Saga};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Whose requests they are. Each kind has lines, an order and paces of its own, so that what holds up users does not
+/// hold up the release that would help them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Traffic {
+    /// Users'.
+    #[default]
+    Users,
+    /// Those that validate a stamp before users have it.
+    Preview,
+}
+
+impl Traffic {
+    /// Whether they are users'.
+    pub(crate) fn is_users(&self) -> bool {
+        *self == Self::Users
+    }
+}
 
 /// A request to a queued route, whole.
 #[derive(Debug, Clone)]
@@ -24,6 +44,8 @@ pub struct Submission {
     pub fields: Fields,
     /// Its body.
     pub body: Bytes,
+    /// Whose it is.
+    pub traffic: Traffic,
     /// A hash of the user's affinity key, by which each delivery chooses its stamp.
     pub user: Option<u64>,
     /// Its `Idempotency-Key`, checked: at most [`model::queue::KEY_LIMIT`] bytes.
@@ -97,6 +119,9 @@ pub enum FullWhy {
     /// Another process owns the queue's file.
     #[error("another gateway has taken the queue over")]
     Fenced,
+    /// More waits for the disk than may, or another process holds the file: it may pass in a moment.
+    #[error("the queue cannot be written at the moment: {0}")]
+    Busy(String),
     /// The file refused what was to be written, or could not be read.
     #[error("the queue's file refused: {0}")]
     Refused(String),

@@ -127,7 +127,7 @@ pub(crate) fn words(outcome: &CallOutcome) -> String {
         CallOutcome::Answered { answer, retry_after: Some(after) } => {
             format!("answered {}, Retry-After {} s", answer.status, after.as_secs())
         }
-        CallOutcome::NotSent { why } => format!("not sent: {why}"),
+        CallOutcome::NotSent { why, .. } => format!("not sent: {why}"),
         CallOutcome::Unanswered { why } => format!("no answer: {why}"),
     }
 }
@@ -152,7 +152,7 @@ mod tests {
         };
         let (done, rejected, unknown) = (Verdict::Done, Verdict::Rejected, Verdict::Unknown);
         let same = |verdict| [verdict; 4];
-        let not_sent = CallOutcome::NotSent { why: "refused".into() };
+        let not_sent = CallOutcome::NotSent { why: "refused".into(), busy: false };
         let broken = CallOutcome::Unanswered { why: "timeout".into() };
         let credentials = [done, again(false, false, None), done, again(false, false, None)];
         let final_4xx = [done, rejected, done, rejected];

@@ -1,8 +1,12 @@
 //! Group commit: the one thread that writes to one SQLite file.
 
 mod batch;
+mod end;
+
+pub(crate) use end::Writing;
 
 use batch::{Job, Submitted, Thread};
+use end::{End, Over};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use std::fs::OpenOptions;
@@ -10,7 +14,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -141,6 +145,8 @@ pub struct Writer {
     jobs: mpsc::Sender<Box<dyn Job>>,
     waiting_bytes: Arc<AtomicUsize>,
     trouble: Trouble,
+    thread: std::thread::Thread,
+    end: Arc<End>,
 }
 
 impl std::fmt::Debug for Writer {
@@ -234,18 +240,24 @@ pub(crate) fn start(
 ) -> Result<Writer, OpenError> {
     let (jobs, queue) = mpsc::channel(settings.queue);
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
+    let end = Arc::new(End::default());
     let thread = Thread {
         queue,
         waiting_bytes: waiting_bytes.clone(),
         trouble: trouble.clone(),
         guard: settings.guard,
         between: settings.between,
+        end: end.clone(),
     };
-    std::thread::Builder::new()
+    let over = Over(end.clone());
+    let started = std::thread::Builder::new()
         .name("store".into())
-        .spawn(move || thread.run(connection))
+        .spawn(move || {
+            let _over = over;
+            thread.run(connection);
+        })
         .map_err(|e| OpenError::of(path, rusqlite::Error::ToSqlConversionFailure(Box::new(e))))?;
-    Ok(Writer { jobs, waiting_bytes, trouble })
+    Ok(Writer { jobs, waiting_bytes, trouble, thread: started.thread().clone(), end })
 }
 
 impl Writer {
@@ -286,6 +298,15 @@ impl Writer {
         };
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         job.answer(Err(why));
+    }
+
+    /// Ends the thread although there may be clones: what was handed in before is written, what comes later is refused
+    /// ([`WriteError::Broken`]). Waits until then for the thread to have closed its connection. False: it has not yet,
+    /// and goes on with that.
+    pub(crate) fn close(&self, until: Instant) -> bool {
+        self.end.ask();
+        self.thread.unpark();
+        self.end.is_over_by(until)
     }
 
     /// How many writes wait for the writer.

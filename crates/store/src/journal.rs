@@ -52,6 +52,7 @@ use reserve::Reserve;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use write::{Prepared, Ready};
 
 /// The most changes of one [`Change::Several`].
@@ -299,6 +300,22 @@ impl Journal {
             Ok(forgotten)
         };
         self.inner.writer.submit(cost, work, done);
+    }
+
+    /// Closes the file for all clones: what was handed in before is written, later writes get [`WriteError::Broken`]
+    /// and reads [`ReadError::Unreadable`]. The log is brought into the file and removed, so that the file alone is all
+    /// there is; but not where there is [trouble](Self::trouble), or another process has the file open.
+    ///
+    /// Blocks, at most for `limit`. False: the disk or who reads takes longer. The rest is done yet if the process
+    /// lives on; nothing is lost if it does not, as the log is read when the file is opened again.
+    ///
+    /// Not for a `done`, for whose return this would wait.
+    pub fn close(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        // These first: who closes the file last brings the log into it, and a reader cannot.
+        let readers = self.inner.readers.close(until);
+        let writer = self.inner.writer.close(until);
+        readers && writer
     }
 
     /// Why nothing is written any longer, if so: fenced off, broken or damaged.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
 fn entry(book: &mut Book, id: u64, order: u64, route: &str) -> Entry {
-    Entry::new(id, book.line(route), order).with(FRESH)
+    Entry::new(id, book.line(Traffic::Users, route), order).with(FRESH)
 }
 
 fn pick(book: &mut Book, now: Moment) -> Option<Entry> {
@@ -42,7 +42,7 @@ fn what_somebody_has_in_hand_is_left_alone() {
 #[test]
 fn a_paused_route_holds_up_itself_alone() {
     let mut book = Book::new(4);
-    let upstream = book.target(&Upstream::Default);
+    let upstream = book.target(Traffic::Users, &Upstream::Default);
     let first = entry(&mut book, 1, 0, "a");
     book.push(first);
     assert_eq!(pick(&mut book, 0), Some(first));
@@ -53,10 +53,10 @@ fn a_paused_route_holds_up_itself_alone() {
         let entry = entry(&mut book, id, 0, route);
         book.push(entry);
     }
-    book.pause(first.route() as RouteIndex, true);
+    book.pause(&book.lines[first.route()].name.clone(), true);
     assert_eq!(pick(&mut book, 10).unwrap().id(), 2);
     assert_eq!(pick(&mut book, 10), None);
-    book.pause(first.route() as RouteIndex, false);
+    book.pause(&book.lines[first.route()].name.clone(), false);
     assert_eq!(pick(&mut book, 10).map(|e| e.id()), Some(1), "what was attempted goes first");
     book.paused = true;
     assert_eq!(pick(&mut book, 10), None);
@@ -67,10 +67,10 @@ fn a_paused_route_holds_up_itself_alone() {
 #[test]
 fn an_upstream_that_does_not_work_holds_up_itself_alone() {
     let mut book = Book::new(1);
-    let (down, up) = (book.target(&Upstream::Default), book.line("up"));
+    let (down, up) = (book.target(Traffic::Users, &Upstream::Default), book.line(Traffic::Users, "up"));
     let name = model::name::ComponentName::new("other").unwrap();
-    let other = book.target(&Upstream::Component(name));
-    let line = book.line("down");
+    let other = book.target(Traffic::Users, &Upstream::Component(name));
+    let line = book.line(Traffic::Users, "down");
     book.lines[usize::from(line)].first = Some(down);
     book.lines[usize::from(up)].first = Some(other);
     for job in 1..=5 {
@@ -90,7 +90,7 @@ fn an_upstream_that_does_not_work_holds_up_itself_alone() {
 #[test]
 fn a_probe_that_is_due_does_not_outlive_its_job() {
     let mut book = Book::new(4);
-    let upstream = book.target(&Upstream::Default);
+    let upstream = book.target(Traffic::Users, &Upstream::Default);
     let first = entry(&mut book, 1, 0, "a");
     book.push(first);
     let picked = pick(&mut book, 0).unwrap();
@@ -129,7 +129,7 @@ proptest! {
         steps in proptest::collection::vec((0_u8..6, 0_u64..4, 0_u8..4), 1..200),
     ) {
         let mut book = Book::new(3);
-        let upstream = book.target(&Upstream::Default);
+        let upstream = book.target(Traffic::Users, &Upstream::Default);
         let (mut now, mut next) = (0, 1);
         let mut came: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
         let mut begun: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
@@ -227,7 +227,7 @@ fn what_is_scheduled_and_taken_back_leaves_nothing() {
 #[test]
 fn a_probe_that_was_given_back_does_not_outlive_its_doubt() {
     let mut book = Book::new(4);
-    let upstream = book.target(&Upstream::Default);
+    let upstream = book.target(Traffic::Users, &Upstream::Default);
     let first = entry(&mut book, 1, 0, "a");
     book.push(first);
     let picked = pick(&mut book, 0).unwrap();

@@ -37,6 +37,7 @@ fn request(fields: Fields, body: Bytes) -> StoredRequest {
         key: "k\"1".into(),
         given: true,
         user: Some(u64::MAX),
+        traffic: crate::submission::Traffic::Preview,
         from_ms: -5,
         generation: 3,
     };

@@ -21,6 +21,7 @@ fn request(idempotent: bool) -> Submission {
         path_and_query: "/a".into(),
         fields: Vec::new(),
         body: Bytes::new(),
+        traffic: crate::Traffic::Users,
         user: None,
         key: None,
         principal: None,

@@ -2,9 +2,10 @@
 
 use crate::stage::{Stage, answered, broken, busy, idempotent, not_sent, request};
 use bytes::Bytes;
+use model::flow::JsonPath;
 use model::queue::{QueueLimits, QueuedRoute};
 use model::template::Template;
-use queue::{Breaker, FullWhy, JobId, JobState, Submitted, Upstream, Waited};
+use queue::{Breaker, CallOutcome, FullWhy, JobId, JobState, Submission, Submitted, Traffic, Upstream, Waited};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -204,6 +205,68 @@ async fn attempts_are_used_up_by_one_job_and_others_are_unharmed() {
         assert_eq!(stage.state(other).await, JobState::Done);
     }
     assert_eq!((stage.counters().dead, stage.counters().delivered), (1, 20));
+}
+
+#[tokio::test]
+async fn an_upstream_that_has_all_it_may_is_called_less_and_not_given_up() {
+    let stage = Stage::new();
+    for _ in 0..40 {
+        stage.enqueue(request(idempotent(), "{}")).await;
+    }
+    let before = stage.queue.status().upstreams[0].allowed;
+    let mut calls = Vec::new();
+    while let Some(call) = stage.due().await {
+        calls.push(call);
+    }
+    for call in &calls {
+        let why = "all its places are taken".into();
+        stage.report(call, CallOutcome::NotSent { why, busy: true });
+    }
+    let upstream = &stage.queue.status().upstreams[0];
+    assert_eq!(upstream.breaker, Breaker::Closed);
+    assert!(upstream.allowed < before, "{upstream:?}");
+    stage.play(Duration::from_secs(60), |_| answered(200, "")).await;
+    assert_eq!((stage.counters().delivered, stage.queue.status().depth), (40, 0));
+}
+
+#[tokio::test]
+async fn what_holds_up_users_does_not_hold_up_a_preview() {
+    let stage = Stage::new();
+    let settings = QueuedRoute { order_by: Some(JsonPath("$.user".into())), ..idempotent() };
+    let users = |n: u32| request(settings.clone(), &format!(r#"{{"user":{}}}"#, n % 6));
+    let preview = || Submission { traffic: Traffic::Preview, ..users(0) };
+    for n in 0..60 {
+        stage.enqueue(users(n)).await;
+    }
+    // The service of the users is broken: calls to it have stopped.
+    while let Some(call) = stage.due().await {
+        stage.report(&call, answered(500, ""));
+    }
+    assert_eq!(stage.queue.status().upstreams[0].breaker, Breaker::Open);
+    let first = stage.enqueue(preview()).await;
+    let call = stage.call().await;
+    assert_eq!((call.job, call.route.as_str()), (first.id, "POST /orders"));
+    stage.report(&call, answered(201, ""));
+    assert_eq!(stage.state(first).await, JobState::Done);
+    let names: Vec<String> = stage.queue.status().upstreams.into_iter().map(|known| known.name).collect();
+    assert_eq!(names, ["default", "default (preview)"]);
+    // It is still known after a restart, when all of them are in one line.
+    let second = stage.enqueue(preview()).await;
+    let stage = stage.kill();
+    let mut asked = Vec::new();
+    while let Some(call) = stage.due().await {
+        asked.push(call.job);
+        stage.report(&call, if call.job == second.id { answered(201, "") } else { answered(500, "") });
+    }
+    assert!(asked.len() < 60, "calls to the users' service have stopped again");
+    stage
+        .play(Duration::from_secs(600), |call| match call.job == second.id {
+            true => answered(201, ""),
+            false => answered(200, ""),
+        })
+        .await;
+    assert_eq!(stage.state(second).await, JobState::Done);
+    assert_eq!(stage.queue.status().depth, 0);
 }
 
 #[tokio::test]

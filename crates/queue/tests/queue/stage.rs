@@ -174,6 +174,7 @@ pub(crate) fn request(settings: QueuedRoute, body: &str) -> Submission {
             (Bytes::from_static(b"content-type"), Bytes::from_static(b"application/json")),
         ],
         body: Bytes::from(body.to_owned()),
+        traffic: queue::Traffic::Users,
         user: Some(3),
         key: None,
         principal: None,
@@ -203,7 +204,7 @@ pub(crate) fn busy(status: u16, retry_after: u64) -> CallOutcome {
 }
 
 pub(crate) fn not_sent() -> CallOutcome {
-    CallOutcome::NotSent { why: "connection refused".into() }
+    CallOutcome::NotSent { why: "connection refused".into(), busy: false }
 }
 
 pub(crate) fn broken() -> CallOutcome {

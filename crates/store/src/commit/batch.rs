@@ -1,7 +1,9 @@
 //! The writer's thread: batches of jobs, each one transaction.
 
+use super::end::End;
 use super::{
-    BATCH_BYTES_LIMIT, BATCH_LIMIT, Between, Cost, Guard, PATIENCE, STATEMENTS_KEPT, Trouble, WriteError, gone,
+    BATCH_BYTES_LIMIT, BATCH_LIMIT, Between, Cost, Guard, PATIENCE, STATEMENTS_KEPT, Trouble, WriteError,
+    Writing, gone,
 };
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::collections::VecDeque;
@@ -71,10 +73,12 @@ pub(super) struct Thread {
     pub(super) trouble: Trouble,
     pub(super) guard: Option<Guard>,
     pub(super) between: Option<Between>,
+    pub(super) end: Arc<End>,
 }
 
 impl Thread {
-    pub(super) fn run(mut self, mut connection: Connection) {
+    pub(super) fn run(mut self, connection: Connection) {
+        let mut connection = Writing::new(connection, self.trouble.clone());
         // Every text that the room uses stays prepared.
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let (mut gathered, mut written) = (VecDeque::new(), Vec::new());
@@ -101,13 +105,16 @@ impl Thread {
                 self.trouble.set(why);
             }
         }
+        // What works beside this thread closes its connection first: of two that are closed at once, each takes the
+        // other for one that still needs the log.
+        self.between = None;
     }
 
     /// Waits for what begins a batch: a job that does not wait, or jobs that have waited for [`PATIENCE`], or a whole
     /// batch of them. False: there will be none.
     fn gather(&mut self, gathered: &mut VecDeque<Box<dyn Job>>) -> bool {
         let (mut until, mut bytes) = (None, 0);
-        while let Received::Job(job) = receive(&mut self.queue, until) {
+        while let Received::Job(job) = receive(&mut self.queue, &self.end, until) {
             let may_wait = job.may_wait();
             bytes += job.bytes();
             gathered.push_back(self.taken(job));
@@ -176,15 +183,18 @@ enum Received {
     Job(Box<dyn Job>),
     /// Nothing within the time.
     Nothing,
-    /// All who hand in jobs are gone.
+    /// All who hand in jobs are gone, or are not heard any longer.
     Closed,
 }
 
-/// Waits for a job, until then if that is given.
-fn receive(queue: &mut mpsc::Receiver<Box<dyn Job>>, until: Option<Instant>) -> Received {
+/// Waits for a job, until then if that is given. When the end is asked for, nothing more is taken into the queue.
+fn receive(queue: &mut mpsc::Receiver<Box<dyn Job>>, end: &End, until: Option<Instant>) -> Received {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     loop {
+        if end.is_asked() {
+            queue.close();
+        }
         match queue.poll_recv(&mut context) {
             Poll::Ready(Some(job)) => return Received::Job(job),
             Poll::Ready(None) => return Received::Closed,

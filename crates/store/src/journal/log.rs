@@ -6,11 +6,12 @@
 //! [`LOG_LIMIT`] in any case, which is when the file's disk is slower than its clients.
 
 use super::schema;
-use crate::commit::{self, Between, OpenError, Trouble, WriteError};
+use crate::commit::{self, Between, OpenError, Trouble, WriteError, Writing};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long the log may get, in bytes, before the writer waits until everything in it is copied. A reader that holds
@@ -91,7 +92,8 @@ pub(super) fn path_of(path: &Path) -> PathBuf {
     log.into()
 }
 
-/// Starts the thread, which ends with the closure that is returned; the writer calls that between batches.
+/// Starts the thread, which ends with the closure that is returned; the writer calls that between batches. When it
+/// has been dropped, the thread's connection is closed.
 pub(super) fn keep_short(path: &Path, vfs: Option<&str>, trouble: Trouble) -> Result<Between, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = commit::connection(path, flags, vfs).map_err(|cause| OpenError::of(path, cause))?;
@@ -99,12 +101,30 @@ pub(super) fn keep_short(path: &Path, vfs: Option<&str>, trouble: Trouble) -> Re
     // One nudge is enough: whoever works on one looks at everything.
     let (nudge, nudges) = sync_channel(1);
     let copying = Arc::new(Mutex::new(()));
-    let watch = watch(nudge, copying.clone());
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("checkpoint".into())
-        .spawn(move || copy(&connection, &nudges, &copying, &trouble))
+        .spawn({
+            let (connection, copying) = (Writing::new(connection, trouble.clone()), copying.clone());
+            move || copy(&connection, &nudges, &copying, &trouble)
+        })
         .map_err(|e| OpenError::of(path, rusqlite::Error::ToSqlConversionFailure(Box::new(e))))?;
-    Ok(watch)
+    Ok(watch(Copier { nudge: Some(nudge), thread: Some(thread) }, copying))
+}
+
+/// The thread as the writer has it.
+struct Copier {
+    nudge: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Copier {
+    fn drop(&mut self) {
+        self.nudge = None;
+        if let Some(thread) = self.thread.take() {
+            // One that has panicked has closed its connection as well.
+            let _ = thread.join();
+        }
+    }
 }
 
 fn copy(connection: &Connection, nudges: &Receiver<()>, copying: &Mutex<()>, trouble: &Trouble) {
@@ -118,7 +138,7 @@ fn copy(connection: &Connection, nudges: &Receiver<()>, copying: &Mutex<()>, tro
     }
 }
 
-fn watch(nudge: SyncSender<()>, copying: Arc<Mutex<()>>) -> Between {
+fn watch(copier: Copier, copying: Arc<Mutex<()>>) -> Between {
     // Both rise for a while where somebody reads who holds an old state: not every batch tries anew.
     let (mut wanted, mut limit) = (LOG_WANTED, LOG_LIMIT);
     Box::new(move |connection| {
@@ -134,7 +154,9 @@ fn watch(nudge: SyncSender<()>, copying: Arc<Mutex<()>>) -> Between {
             let held = begin_anew(connection)?;
             wanted = if held { length.bytes + LOG_WANTED / 2 } else { LOG_WANTED };
             limit = LOG_LIMIT.max(wanted);
-        } else if length.left >= CHECKPOINT_BYTES {
+        } else if length.left >= CHECKPOINT_BYTES
+            && let Some(nudge) = &copier.nudge
+        {
             // A nudge that waits already is as good.
             let _ = nudge.try_send(());
         }

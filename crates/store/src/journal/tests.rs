@@ -1,3 +1,4 @@
+mod closing;
 mod damage;
 
 use super::*;
