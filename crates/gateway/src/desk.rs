@@ -10,7 +10,7 @@ pub(crate) mod metrics;
 
 use crate::courier::{Courier, End};
 use crate::fault::{Fault, Refusal};
-use crate::limits::{ACCEPT_TIME, DRAIN_GRACE, REOPEN_PAUSE};
+use crate::limits::{ACCEPT_TIME, DRAIN_GRACE, QUEUE_CLOSE_TIME, REOPEN_PAUSE};
 use crate::lines::Bundle;
 use crate::routes::Routes;
 use crate::worker::Shared;
@@ -212,8 +212,8 @@ impl Desk {
         let _ = self.delivers.subscribe().wait_for(|delivers| !delivers).await;
     }
 
-    /// Cuts what is still in flight and waits for the courier's end. Then the queue is closed, and its file is
-    /// nobody's.
+    /// Cuts what is still in flight and waits for the courier's end. Then the queue is closed, for which this waits
+    /// for [`QUEUE_CLOSE_TIME`] at most, and its file is nobody's.
     pub(crate) fn close(&self) {
         self.end.send_replace(End::Cut);
         let courier = self.lock().courier.take();
@@ -221,7 +221,13 @@ impl Desk {
             // A courier that panics takes the process with it.
             let _ = courier.join();
         }
-        self.state.send_replace(State::Closed("the gateway ends".into()));
+        let before = self.state.send_replace(State::Closed("the gateway ends".into()));
+        if let State::Open(queue) = before
+            && !queue.close(QUEUE_CLOSE_TIME)
+        {
+            let path = self.path.display();
+            tracing::warn!(%path, "the queue is not closed within {QUEUE_CLOSE_TIME:?}: the next start reads its log");
+        }
     }
 }
 

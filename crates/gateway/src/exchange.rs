@@ -199,10 +199,10 @@ impl Exchange {
         }
     }
 
-    /// It is this job, and this is what its client is told, unless something else comes of it.
-    pub(crate) fn told(&mut self, job: u64, what: &'static str) {
+    /// It is this job, if any, and this is what its client is told, unless something else comes of it.
+    pub(crate) fn told(&mut self, job: Option<u64>, what: &'static str) {
         if let Some(taken) = &mut self.taken {
-            taken.job = (Some(job), what);
+            taken.job = (job, what);
         }
     }
 

@@ -177,3 +177,7 @@ pub(crate) const EXTERNAL_CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long the last outcomes may take to get on disk when the gateway ends; then their jobs find out at the next
 /// start.
 pub(crate) const SETTLE_TIME: Duration = Duration::from_secs(5);
+
+/// How long the queue's file may take to be closed when the gateway ends; then its log stays beside it, for the next
+/// start. With the drain before it and all else, less than the keeper waits.
+pub(crate) const QUEUE_CLOSE_TIME: Duration = Duration::from_secs(2);

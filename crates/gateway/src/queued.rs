@@ -28,9 +28,12 @@ use key::{IDEMPOTENCY_KEY, Whose};
 use model::queue::{InFlightAnswer, KeyUse, LONGEST_WAIT, QueuedRoute, Saga};
 use model::workload::GatewaySettings;
 use prefer::{PREFERENCE_APPLIED, Preferences};
-use queue::{Answer, Fields, Full, FullWhy, JobState, JobView, Queue, Submission, Submitted, Ticket, Traffic, Waited};
+use queue::{
+    ANSWER_TIME, Answer, Fields, Full, FullWhy, JobState, JobView, Queue, Submission, Submitted, Ticket,
+    Traffic, Waited,
+};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The name of the job, on each answer that has to do with one.
 const JOB: HeaderName = HeaderName::from_static("mainstay-job");
@@ -132,6 +135,12 @@ pub(crate) async fn answer(
     let queue = shared.desk.queue().await?;
     let limit = settings.body.min(target.settings.limits.body);
     let body = gather::gather(exchange, body, limit).await?;
+    let preferences = wanted.preferences;
+    // Nothing is answered before it is due.
+    let at_once = wanted.after.is_none_or(|after| after.is_zero());
+    let usual = preferences.patience(settings.wait, LONGEST_WAIT);
+    let patience = if at_once { usual } else { Duration::ZERO };
+    let began = Instant::now();
     let submission = Submission {
         route: Arc::clone(&queued.name),
         settings: Arc::clone(settings),
@@ -146,21 +155,23 @@ pub(crate) async fn answer(
         principal: wanted.whose.principal.map(Bytes::from),
         credentials: Bytes::from(wanted.whose.credentials),
         deliver_after: wanted.after,
+        waits: patience > ANSWER_TIME,
     };
-    let Ok(submitted) = tokio::time::timeout(ACCEPT_TIME, queue.submit(submission)).await else {
+    // Its client may be gone before it is answered.
+    let numbered = |id: queue::JobId| exchange.told(Some(id.0), "waiting");
+    let submitted = tokio::time::timeout(ACCEPT_TIME, queue.submit(submission, numbered)).await;
+    if !matches!(submitted, Ok(Submitted::New(_))) {
+        exchange.told(None, "refused");
+    }
+    let Ok(submitted) = submitted else {
         let detail = format!("it was not on disk within {ACCEPT_TIME:?}, and may get there yet");
         return Err(Refusal::new(Fault::QueueTimeout, detail));
     };
     drop(body);
-    let preferences = wanted.preferences;
     match submitted {
         Submitted::New(ticket) => {
-            exchange.told(ticket.name().id.0, "waiting");
-            // Nothing is answered before it is due.
-            let at_once = wanted.after.is_none_or(|after| after.is_zero());
-            let usual = preferences.patience(settings.wait, LONGEST_WAIT);
-            let patience = if at_once { usual } else { Duration::ZERO };
-            let waited = wait(&shared.desk, &queue, ticket, patience).await?;
+            let left = patience.saturating_sub(began.elapsed());
+            let waited = wait(&shared.desk, &queue, ticket, left).await?;
             let (mut response, is_accepted) = match waited {
                 Waited::Settled(view, answer) => (settled(exchange, &view, answer, "answered"), false),
                 Waited::Pending(view) => (accepted(exchange, &view, "accepted"), true),
@@ -210,7 +221,7 @@ fn repeated(
         apply(&mut response, preferences.applied(None, true));
         return response;
     }
-    exchange.told(view.name.id.0, "repeated");
+    exchange.told(Some(view.name.id.0), "repeated");
     let detail = format!("job {} has the key; its state is {}", view.name, queue::state_name(view.state));
     let mut response = exchange.refuse(&Refusal::new(Fault::KeyInFlight, detail));
     about(view, response.headers_mut());
@@ -285,7 +296,7 @@ fn settled(
     answer: Option<Answer>,
     what: &'static str,
 ) -> Response<AnswerBody> {
-    exchange.told(view.name.id.0, what);
+    exchange.told(Some(view.name.id.0), what);
     let response = match (view.state, answer) {
         // What the service once said no to is not its last word on a job that was given up since.
         (JobState::Cancelled | JobState::Dropped, _) => None,
@@ -335,7 +346,7 @@ pub(crate) fn replay(answer: Answer) -> Response<AnswerBody> {
 
 /// 202 (RFC 9110, 15.3.3), with where to ask.
 fn accepted(exchange: &mut Exchange, view: &JobView, what: &'static str) -> Response<AnswerBody> {
-    exchange.told(view.name.id.0, what);
+    exchange.told(Some(view.name.id.0), what);
     let mut response = Response::new(AnswerBody::own(jobs::describe(view)));
     *response.status_mut() = StatusCode::ACCEPTED;
     let fields = response.headers_mut();

@@ -72,7 +72,7 @@ async fn fill(
                         return longest;
                     }
                     let began = Instant::now();
-                    let submitted = queue.submit(submission(n, &route, &settings)).await;
+                    let submitted = queue.submit(submission(n, &route, &settings), |_| {}).await;
                     let Submitted::New(ticket) = submitted else {
                         eprintln!("job {n} was not accepted: {submitted:?}");
                         return longest;
@@ -115,6 +115,7 @@ fn submission(n: u64, route: &Arc<str>, settings: &Arc<QueuedRoute>) -> Submissi
         body: Bytes::from(format!("{{\"n\":{n},\"text\":\"{}\"}}", "x".repeat(480))),
         traffic: queue::Traffic::Users,
         user: Some(n),
+        waits: false,
         key: Some(format!("key-{n}")),
         principal: None,
         credentials: Bytes::new(),

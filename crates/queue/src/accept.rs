@@ -2,7 +2,7 @@
 
 use crate::book::{Entry, FRESH};
 use crate::call::{Call, Upstream};
-use crate::clock::whole_ms;
+use crate::clock::{Moment, whole_ms};
 use crate::codec::{Head, StoredRequest};
 use crate::deliver::{Flight, Job, plain_message};
 use crate::fingerprint;
@@ -10,8 +10,8 @@ use crate::hex::hex;
 use crate::job::{Answer, JobId, JobName, JobState, JobView, Tag};
 use crate::keys::KeyHash;
 use crate::pace::Begun;
-use crate::shared::{Client, Reserved, Shared, State, full_why, span_ms};
-use crate::submission::{Full, FullWhy, Submission, Submitted};
+use crate::shared::{Client, Reserved, Shared, State, full_why, later, span_ms};
+use crate::submission::{ANSWER_TIME, Full, FullWhy, Submission, Submitted, Waited};
 use crate::ticket::Ticket;
 use crate::values::Values;
 use bytes::Bytes;
@@ -37,6 +37,7 @@ struct Arrival {
     order: u64,
     tag: Tag,
     delay: Duration,
+    waits: bool,
 }
 
 /// What is known once the book was asked.
@@ -61,11 +62,26 @@ struct Arrived {
     /// Its call can be made at once.
     begun: Option<(usize, Begun)>,
     delay: Duration,
+    /// Until then whoever submitted it waits for its answer and not for this to be known.
+    told_from: Option<Moment>,
+}
+
+/// What whoever submitted a job hears first.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// It is on disk.
+    Accepted,
+    /// It is not, or that is not known.
+    Not(Submitted),
 }
 
 impl Shared {
     /// Accepts a request, or says what it gets instead.
-    pub(crate) async fn submit(self: &Arc<Self>, submission: Submission) -> Submitted {
+    pub(crate) async fn submit(
+        self: &Arc<Self>,
+        submission: Submission,
+        numbered: impl FnOnce(JobId),
+    ) -> Submitted {
         if let Some(Err(why)) = submission.saga.as_deref().map(|saga| self.check(&submission, saga)) {
             return Submitted::Invalid(why);
         }
@@ -92,7 +108,10 @@ impl Shared {
                     Ok(None) => stale = Some(id),
                     Err(error) => return Submitted::Full(unreadable(&error)),
                 },
-                Place::Reserved(new, arrived) => return self.accept(new, arrived).await,
+                Place::Reserved(new, arrived) => {
+                    numbered(new.id);
+                    return self.accept(new, arrived).await;
+                }
             }
         }
     }
@@ -128,6 +147,7 @@ impl Shared {
             retry_after: TROUBLE_RETRY,
         })?;
         let (tag, made) = random.split_at(16);
+        let waits = submission.waits;
         let tag = Tag(*tag.first_chunk().expect("a half has 16 bytes"));
         let delay = submission.deliver_after.unwrap_or_default();
         let head = Head {
@@ -150,7 +170,7 @@ impl Shared {
         };
         let record = request.encode(&settings, &saga);
         let request = Arc::new(request);
-        Ok(Arrival { request, route: submission.route, record, identity, key, order, tag, delay })
+        Ok(Arrival { request, route: submission.route, record, identity, key, order, tag, delay, waits })
     }
 
     /// Finds a place for an arrival. `stale` is a job whose key it may take over.
@@ -210,34 +230,46 @@ impl Shared {
             request: arrival.record.clone(),
         };
         let (key, request, delay) = (arrival.key, arrival.request.clone(), arrival.delay);
-        Place::Reserved(Box::new(new), Arrived { entry, bytes, key, request, view, begun, delay })
+        let told_from = arrival.waits.then(|| later(now, ANSWER_TIME));
+        Place::Reserved(Box::new(new), Arrived { entry, bytes, key, request, view, begun, delay, told_from })
     }
 
     async fn accept(self: &Arc<Self>, new: Box<NewJob>, arrived: Arrived) -> Submitted {
-        let (sender, accepted) = oneshot::channel();
+        let (heard, mut hears) = oneshot::channel();
+        let (answer, answered) = oneshot::channel();
+        let (view, told_from) = (arrived.view.clone(), arrived.told_from);
         let shared = self.clone();
-        self.journal.accept(*new, move |written| {
-            let (submitted, accepted) = shared.accepted(arrived, written);
-            // Whoever submitted may be gone; the job is not. It goes on only after that is known, or an answer could
-            // be taken for that of a client that waits.
-            let _ = sender.send(submitted);
-            if let Some(accepted) = accepted {
-                shared.enter(accepted);
-            }
-        });
-        accepted.await.unwrap_or_else(|_| Submitted::Uncertain("its writer has ended".into()))
+        self.journal.accept(*new, move |written| shared.written_or_not(arrived, (heard, answer), written));
+        let first = match told_from {
+            None => hears.await,
+            Some(from) => tokio::select! {
+                biased;
+                first = &mut hears => first,
+                () = self.clock.sleep_until(from) => {
+                    self.tell_accepted(view.name.id);
+                    hears.await
+                }
+            },
+        };
+        match first {
+            Ok(Heard::Accepted) => Submitted::New(Ticket::new(self.clone(), view, answered)),
+            Ok(Heard::Not(submitted)) => submitted,
+            Err(_) => Submitted::Uncertain("its writer has ended".into()),
+        }
     }
 
-    /// The job is on disk, or is not: what its client hears, and the job if it is. Called on the journal's thread.
-    fn accepted(
+    /// The job is on disk, or is not: what its client hears, and the job's place if it is. Called on the journal's
+    /// thread.
+    fn written_or_not(
         self: &Arc<Self>,
         arrived: Arrived,
+        (heard, answer): (oneshot::Sender<Heard>, oneshot::Sender<Waited>),
         written: Result<(), WriteError>,
-    ) -> (Submitted, Option<Arrived>) {
+    ) {
         let mut state = self.lock();
         let reserved = arrived.key.and_then(|key| state.reserved.remove(&key)).unwrap_or_default();
-        let result = match written {
-            Ok(()) => Ok((self.await_answer(&mut state, &arrived), arrived)),
+        let refused = match written {
+            Ok(()) => None,
             Err(error) => {
                 state.counters.refused += 1;
                 state.book.uncount(arrived.bytes);
@@ -245,40 +277,66 @@ impl Shared {
                     state.book.settle(arrived.entry.id(), arrived.entry.order);
                     state.book.targets[upstream].pace.undo(begun, self.clock.now());
                 }
-                Err(error)
+                Some(error)
             }
+        };
+        let accepted = refused.is_none();
+        let says = match refused {
+            None => {
+                self.await_answer(&mut state, &arrived, heard, answer).map(|heard| (heard, Heard::Accepted))
+            }
+            Some(error) => Some((heard, Heard::Not(not_accepted(error)))),
         };
         drop(state);
         for other in reserved.others {
             // It may have stopped waiting.
             let _ = other.send(());
         }
-        if result.is_err() {
-            // What it took up is free for others.
-            self.wake.notify_one();
+        // Whoever submitted may be gone; the job is not. It goes on only after that is known, or an answer could be
+        // taken for that of a client that waits.
+        if let Some((heard, first)) = says {
+            let _ = heard.send(first);
         }
-        match result {
-            Ok((ticket, arrived)) => (Submitted::New(ticket), Some(arrived)),
-            // Its commit may be in the log although it was not synced, and hold at the next start.
-            Err(WriteError::Broken(why) | WriteError::Damaged(why)) => (Submitted::Uncertain(why), None),
-            Err(error) => {
-                let transient = matches!(error, WriteError::Busy(_));
-                let retry_after = if transient { FULL_RETRY } else { TROUBLE_RETRY };
-                (Submitted::Full(Full { why: full_why(error), retry_after }), None)
-            }
+        match accepted {
+            true => self.enter(arrived),
+            // What it took up is free for others.
+            false => self.wake.notify_one(),
         }
     }
 
-    /// The key is bound, and the client waits.
-    fn await_answer(self: &Arc<Self>, state: &mut State, arrived: &Arrived) -> Ticket {
-        let Arrived { entry, key, view, .. } = arrived;
+    /// The key is bound, and the client waits. Gives back whom to tell at once that it was accepted.
+    fn await_answer(
+        &self,
+        state: &mut State,
+        arrived: &Arrived,
+        heard: oneshot::Sender<Heard>,
+        answer: oneshot::Sender<Waited>,
+    ) -> Option<oneshot::Sender<Heard>> {
+        let Arrived { entry, key, view, told_from, .. } = arrived;
         state.counters.accepted += 1;
         if let Some(key) = key {
             state.keys.insert(*key, view.name.id, view.created_ms);
         }
-        let (answer, answered) = oneshot::channel();
-        state.waiting.entry(entry.id()).or_default().client = Some(Client { answer, view: view.clone() });
-        Ticket::new(self.clone(), view.clone(), answered)
+        // By the clock as it is under the lock: whoever looks after that time finds it here, or has been told.
+        let (later, now) = match told_from {
+            Some(from) if self.clock.now() < *from => (Some(heard), None),
+            Some(_) | None => (None, Some(heard)),
+        };
+        let client = Client { answer, accepted: later, view: view.clone() };
+        state.waiting.entry(entry.id()).or_default().client = Some(client);
+        now
+    }
+
+    /// Says now that a job was accepted, if it is and that was not said yet.
+    fn tell_accepted(&self, id: JobId) {
+        let mut state = self.lock();
+        let client = state.waiting.get_mut(&id.0).and_then(|waiting| waiting.client.as_mut());
+        let accepted = client.and_then(|client| client.accepted.take());
+        drop(state);
+        if let Some(accepted) = accepted {
+            // It waits for this.
+            let _ = accepted.send(Heard::Accepted);
+        }
     }
 
     /// The job takes its place.
@@ -438,6 +496,20 @@ impl State {
         }
         let at_once = self.book.go_at_once(entry, target, now);
         at_once.then(|| (target, self.book.targets[target].pace.begin(now)))
+    }
+}
+
+fn not_accepted(error: WriteError) -> Submitted {
+    match error {
+        // Its commit may be in the log although it was not synced, and hold at the next start.
+        WriteError::Broken(why) | WriteError::Damaged(why) => Submitted::Uncertain(why),
+        WriteError::Busy(_) => Submitted::Full(Full { why: full_why(error), retry_after: FULL_RETRY }),
+        WriteError::Full
+        | WriteError::Reserve { .. }
+        | WriteError::Fenced { .. }
+        | WriteError::Refused(_) => {
+            Submitted::Full(Full { why: full_why(error), retry_after: TROUBLE_RETRY })
+        }
     }
 }
 

@@ -250,13 +250,18 @@ impl Book {
         self.lines[entry.route()].fresh.push(entry);
     }
 
-    /// The same for one that has just been accepted. Whether somebody has to look for what goes next: not behind
-    /// others, and not while its upstream has all that it may have, because the end of a call is looked at anyway.
+    /// The same for one that has just been accepted. Whether somebody has to look for what goes next: not while its
+    /// upstream has all that it may have, because the end of a call is looked at anyway, and not behind others that
+    /// wait for a time that is noted.
     pub(crate) fn arrive(&mut self, entry: Entry, now: Moment) -> bool {
         let line = &self.lines[entry.route()];
-        let free = !self.paused && !line.paused && line.fresh.is_empty() && line.again.is_empty();
-        let full = |upstream: UpstreamIndex| self.targets[upstream].pace.may_call(now) == Permission::Full;
-        let is_news = free && !line.first.is_some_and(full);
+        let empty = line.fresh.is_empty() && line.again.is_empty();
+        let is_news = match line.first.map(|upstream| self.targets[upstream].pace.may_call(now)) {
+            _ if self.paused || line.paused => false,
+            Some(Permission::Full) => false,
+            Some(Permission::NotBefore(_)) => empty,
+            Some(Permission::Yes | Permission::Trial) | None => true,
+        };
         self.push(entry);
         is_news
     }

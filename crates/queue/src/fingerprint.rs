@@ -105,6 +105,7 @@ mod tests {
             body: Bytes::from_static(b"{}"),
             traffic: Traffic::Users,
             user: None,
+            waits: false,
             key: None,
             principal: None,
             credentials: Bytes::new(),

@@ -57,5 +57,5 @@ pub use operation::{
 };
 pub use queue::{OpenError, Options, Queue};
 pub use store::journal::{JournalOptions, Named, RepairError, RepairReport, repair};
-pub use submission::{Cancelled, Full, FullWhy, Submission, Submitted, Traffic, Waited};
+pub use submission::{ANSWER_TIME, Cancelled, Full, FullWhy, Submission, Submitted, Traffic, Waited};
 pub use ticket::Ticket;

@@ -102,7 +102,10 @@ impl Shared {
             }
         }
         // Found again as it was, it is sent again, which does no harm; and nobody waits to hear that it is settled.
-        let soon = own.idempotent && matches!(&after, After::Settled(settled) if state.nobody_waits_for(settled));
+        let plain = flight.place.is_none();
+        let soon = plain
+            && own.idempotent
+            && matches!(&after, After::Settled(settled) if state.nobody_waits_for(settled));
         drop(state);
         self.tell(telling);
         match change {
@@ -330,7 +333,8 @@ pub(crate) fn probe_says(came: &Came) -> Said {
 impl State {
     /// Whether no client waits for this to be on disk, and no job that comes after it in order.
     fn nobody_waits_for(&self, settled: &Settled) -> bool {
-        let others = || self.waiting.get(&settled.entry.id()).is_some_and(|waiting| !waiting.others.is_empty());
+        let others =
+            || self.waiting.get(&settled.entry.id()).is_some_and(|waiting| !waiting.others.is_empty());
         settled.client.is_none() && settled.saga.is_none() && settled.entry.order == 0 && !others()
     }
 

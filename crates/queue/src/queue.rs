@@ -45,10 +45,11 @@ impl Queue {
         Ok(Self { shared: Shared::open(path, options)? })
     }
 
-    /// Accepts a request, or says why not; returns once it is on disk. Cancel-safe in the sense that a caller who
-    /// stops waiting has submitted all the same.
-    pub async fn submit(&self, submission: Submission) -> Submitted {
-        self.shared.submit(submission).await
+    /// Accepts a request, or says why not; returns once it is on disk. `numbered` is called with its number as soon as
+    /// it has one, before it is written. Cancel-safe in the sense that a caller who stops waiting has submitted all the
+    /// same.
+    pub async fn submit(&self, submission: Submission, numbered: impl FnOnce(JobId)) -> Submitted {
+        self.shared.submit(submission, numbered).await
     }
 
     /// Waits until the job is settled, at most for `time`. None: there is no such job, or none any longer.
@@ -108,6 +109,13 @@ impl Queue {
         });
         // An error says that the writer has ended: there is nothing left to wait for.
         let _ = settled.await;
+    }
+
+    /// Closes the file for all clones: nothing is written or read from now on. For a gateway that ends, after
+    /// [`settled`](Self::settled). Blocks, at most for `limit`; false: the disk or who reads takes longer, and the next
+    /// start finds in the log beside the file what is not in it.
+    pub fn close(&self, limit: Duration) -> bool {
+        self.shared.journal.close(limit)
     }
 
     /// Other limits from now on.

@@ -1,5 +1,6 @@
 //! What all handles of a queue share, and how what was decided is written down and then takes effect.
 
+use crate::accept::Heard;
 use crate::book::{Book, Carried, Entry, InDoubt};
 use crate::call::{Call, CallId};
 use crate::clock::{Clock, Moment, whole_ms};
@@ -101,14 +102,22 @@ pub(crate) struct Waiting {
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) answer: oneshot::Sender<Waited>,
+    /// Whoever is yet to hear that the job was accepted: at the latest with the answer.
+    pub(crate) accepted: Option<oneshot::Sender<Heard>>,
     pub(crate) view: JobView,
 }
 
 impl Client {
     /// What it is to be told.
-    pub(crate) fn settled(self, state: JobState, at_ms: i64, attempts: u32, answer: Option<Answer>) -> Telling {
+    pub(crate) fn settled(
+        self,
+        state: JobState,
+        at_ms: i64,
+        attempts: u32,
+        answer: Option<Answer>,
+    ) -> Telling {
         let view = JobView { state, finished_ms: Some(at_ms), attempts, ..self.view };
-        Telling { to: self.answer, what: Waited::Settled(view, answer) }
+        Telling { to: self.answer, what: Waited::Settled(view, answer), accepted: self.accepted }
     }
 }
 
@@ -118,6 +127,7 @@ impl Client {
 pub(crate) struct Telling {
     to: oneshot::Sender<Waited>,
     what: Waited,
+    accepted: Option<oneshot::Sender<Heard>>,
 }
 
 /// Requests in memory.
@@ -184,7 +194,9 @@ impl After {
     pub(crate) fn telling(&mut self) -> Option<Telling> {
         match self {
             Self::Settled(settled) => settled.telling(),
-            Self::PutOff(..) | Self::Doubt { .. } | Self::AskAgain { .. } | Self::Go(_) | Self::Nothing => None,
+            Self::PutOff(..) | Self::Doubt { .. } | Self::AskAgain { .. } | Self::Go(_) | Self::Nothing => {
+                None
+            }
         }
     }
 }
@@ -207,7 +219,12 @@ pub(crate) struct Settled {
 impl Telling {
     /// Whether the client still waited for it.
     pub(crate) fn say(self) -> bool {
-        self.to.send(self.what).is_ok()
+        let there = self.to.send(self.what).is_ok();
+        if let Some(accepted) = self.accepted {
+            // It hears that first, and finds the answer.
+            let _ = accepted.send(Heard::Accepted);
+        }
+        there
     }
 }
 
@@ -309,8 +326,12 @@ impl Shared {
 
     /// Answers a client.
     pub(crate) fn tell(&self, telling: Option<Telling>) {
-        if telling.is_some_and(Telling::say) {
-            self.answered_directly.fetch_add(1, Ordering::Relaxed);
+        let Some(telling) = telling else { return };
+        // Counted before it is said: who has an answer and looks at the counters finds it there.
+        self.answered_directly.fetch_add(1, Ordering::Relaxed);
+        if !telling.say() {
+            // It has stopped waiting.
+            self.answered_directly.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

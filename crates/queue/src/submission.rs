@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long a [`Submission`] that `waits` is not told that it was accepted: most services have answered by then.
+pub const ANSWER_TIME: Duration = Duration::from_millis(50);
+
 /// Whose requests they are. Each kind has lines, an order and paces of its own, so that what holds up users does not
 /// hold up the release that would help them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +58,9 @@ pub struct Submission {
     pub principal: Option<Bytes>,
     /// The credentials it came with (`Authorization`), or nothing: told apart where the route names no principal.
     pub credentials: Bytes,
+    /// Whether its client waits for longer than [`ANSWER_TIME`] anyway: then nobody is woken only to hear that it was
+    /// accepted, if the answer is there within that.
+    pub waits: bool,
     /// How long its delivery is to be put off (`Mainstay-Deliver-After`), at most
     /// [`model::queue::FURTHEST_DELIVERY`].
     pub deliver_after: Option<Duration>,

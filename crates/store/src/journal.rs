@@ -216,10 +216,12 @@ impl Journal {
             Fault::Sql(cause) => OpenError::of(path, cause),
             Fault::Wrong(cause) => OpenError::Damaged { path: path.to_owned(), cause, hint: None },
         };
-        log::empty(&connection)
-            .and_then(|()| log::make_room(&connection, path, log_bytes))
-            .map_err(|cause| OpenError::of(path, cause))?;
+        log::empty(&connection).map_err(|cause| OpenError::of(path, cause))?;
         let epoch = take(&mut connection).map_err(failed)?;
+        let reserve = Arc::new(Reserve::new(path, reserve_bytes));
+        if vfs.is_none() {
+            log::make_room(&mut connection, path, log_bytes, &reserve);
+        }
         let next = next(&connection).map_err(failed)?;
         let paused = read::paused(&connection).map_err(failed)?;
 
@@ -239,7 +241,6 @@ impl Journal {
             until: next,
             ended: false,
         };
-        let reserve = Arc::new(Reserve::new(path, reserve_bytes));
         let inner = Arc::new(Inner { path: path.to_owned(), writer, readers, reserve });
         Ok((Self { inner }, Recovered { next, epoch: epoch.cast_unsigned(), paused, jobs }))
     }
@@ -306,10 +307,8 @@ impl Journal {
     /// and reads [`ReadError::Unreadable`]. The log is brought into the file and removed, so that the file alone is all
     /// there is; but not where there is [trouble](Self::trouble), or another process has the file open.
     ///
-    /// Blocks, at most for `limit`. False: the disk or who reads takes longer. The rest is done yet if the process
-    /// lives on; nothing is lost if it does not, as the log is read when the file is opened again.
-    ///
-    /// Not for a `done`, for whose return this would wait.
+    /// Blocks, at most for `limit`; not for a `done`, for whose return this would wait. False: the disk or who reads
+    /// takes longer than that. Nothing is lost: what is in the log is there when the file is opened again.
     pub fn close(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         // These first: who closes the file last brings the log into it, and a reader cannot.

@@ -19,8 +19,6 @@ use testkit::vfs::Disk;
 const CLIENTS: u64 = 3;
 /// Jobs of each client.
 const JOBS: u64 = 3;
-/// How long the log is made: a run writes over all of it and beyond.
-const LOG_BYTES: u64 = 128 * 1024;
 /// How many ways there are to lose power at each write.
 const SEEDS: u64 = 3;
 /// A second loss of power comes within so many boundaries of the first.
@@ -109,11 +107,7 @@ fn change(id: JobId, stage: Stage) -> Change {
 /// Opens the journal of a disk. The file is made here where the system would have made it.
 fn open(disk: &Disk, path: &Path) -> Result<(Journal, Recovered), String> {
     connect(disk, path).map_err(text)?;
-    let options = JournalOptions {
-        vfs: Some(disk.name().to_owned()),
-        log_bytes: LOG_BYTES,
-        ..JournalOptions::default()
-    };
+    let options = JournalOptions { vfs: Some(disk.name().to_owned()), ..JournalOptions::default() };
     Journal::open(path, options).map_err(|error| format!("{error}: {:?}", std::error::Error::source(&error)))
 }
 

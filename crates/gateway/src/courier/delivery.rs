@@ -90,9 +90,7 @@ pub(super) async fn deliver(courier: &Courier, call: Call) {
         Came::NotSent(Fault::NoCandidate | Fault::NoInstance, why) if wished => {
             (refused(StatusCode::NOT_FOUND, "no-candidate", "There is no candidate", &why), None)
         }
-        Came::NotSent(fault, why) => {
-            (CallOutcome::NotSent { why, busy: fault == Fault::Overloaded }, None)
-        }
+        Came::NotSent(fault, why) => (CallOutcome::NotSent { why, busy: fault == Fault::Overloaded }, None),
         Came::Unanswered(why) => (CallOutcome::Unanswered { why }, None),
         Came::NoTarget(why) => {
             (refused(StatusCode::BAD_REQUEST, "no-target", "There is no such target", &why), None)

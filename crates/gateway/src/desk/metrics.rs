@@ -36,6 +36,11 @@ pub(crate) fn render(desk: &Desk, text: &mut String) {
         ("queue_cancelled_total", "Jobs that their clients took back.", counters.cancelled),
         ("queue_dropped_total", "Jobs that operators gave up.", counters.dropped),
         (
+            "queue_held_forgotten_total",
+            "Dead and rejected jobs that were forgotten before anybody dealt with them.",
+            counters.held_forgotten,
+        ),
+        (
             "queue_holds_expired_total",
             "Jobs with an unknown outcome that no longer hold up others.",
             counters.holds_expired,

@@ -23,6 +23,7 @@ fn request(idempotent: bool) -> Submission {
         body: Bytes::new(),
         traffic: crate::Traffic::Users,
         user: None,
+        waits: false,
         key: None,
         principal: None,
         credentials: Bytes::new(),
@@ -36,7 +37,7 @@ fn request(idempotent: bool) -> Submission {
 async fn an_outcome_that_cannot_be_written_is_written_later() {
     let folder = tempfile::tempdir().unwrap();
     let shared = open(folder.path());
-    let Submitted::New(ticket) = shared.submit(request(false)).await else { panic!("accepted") };
+    let Submitted::New(ticket) = shared.submit(request(false), |_| {}).await else { panic!("accepted") };
     let name = ticket.name();
     let call = shared.next().await;
     let flight = shared.lock().flights.remove(&call.id).unwrap();
@@ -50,7 +51,7 @@ async fn an_outcome_that_cannot_be_written_is_written_later() {
     let Waited::Settled(view, told) = ticket.wait(Duration::from_secs(9)).await else { panic!("told") };
     assert_eq!((view.state, told), (JobState::Done, Some(answer)));
 
-    let Submitted::New(second) = shared.submit(request(true)).await else { panic!("accepted") };
+    let Submitted::New(second) = shared.submit(request(true), |_| {}).await else { panic!("accepted") };
     assert_eq!(shared.lock().book.state(second.name().id.0), JobState::Waiting);
     assert_eq!(shared.lock().unwritten.len(), 1);
     assert_eq!(shared.journal.job(name.id).unwrap().unwrap().state, JobState::Dispatching);
@@ -70,7 +71,7 @@ async fn what_cannot_be_read_is_not_sent_again() {
     use store::journal::ReadError;
     let folder = tempfile::tempdir().unwrap();
     let shared = open(folder.path());
-    let Submitted::New(ticket) = shared.submit(request(false)).await else { panic!("accepted") };
+    let Submitted::New(ticket) = shared.submit(request(false), |_| {}).await else { panic!("accepted") };
     let id = ticket.name().id;
     let call = shared.next().await;
     shared.report(call.id, crate::CallOutcome::Unanswered { why: "timeout".into() }, None);
@@ -90,7 +91,7 @@ async fn what_cannot_be_read_is_not_sent_again() {
     shared.lock().book.settle(id.0, 0);
     assert!(matches!(shared.load(doubtful.without(crate::book::PROBE)), Err(Unloadable::InDoubt(1))));
 
-    let Submitted::New(other) = shared.submit(request(true)).await else { panic!("accepted") };
+    let Submitted::New(other) = shared.submit(request(true), |_| {}).await else { panic!("accepted") };
     let id = other.name().id;
     let entry = crate::recover::entry_of(&mut shared.lock().book, &shared.journal.job(id).unwrap().unwrap());
     shared.set_aside(entry, Unloadable::from(damaged()));
@@ -104,7 +105,7 @@ async fn nothing_is_begun_while_outcomes_are_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let shared = open(folder.path());
     shared.lock().rewriting = 1;
-    let Submitted::New(ticket) = shared.submit(request(true)).await else { panic!("accepted") };
+    let Submitted::New(ticket) = shared.submit(request(true), |_| {}).await else { panic!("accepted") };
     assert_eq!(shared.lock().book.state(ticket.name().id.0), JobState::Waiting);
     assert!(shared.lock().prepared.is_empty());
 }

@@ -5,7 +5,10 @@ use bytes::Bytes;
 use model::flow::JsonPath;
 use model::queue::{QueueLimits, QueuedRoute};
 use model::template::Template;
-use queue::{Breaker, CallOutcome, FullWhy, JobId, JobState, Submission, Submitted, Traffic, Upstream, Waited};
+use queue::{
+    ANSWER_TIME, Breaker, CallOutcome, FullWhy, JobId, JobState, Submission, Submitted, Traffic, Upstream,
+    Waited,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -230,6 +233,48 @@ async fn an_upstream_that_has_all_it_may_is_called_less_and_not_given_up() {
 }
 
 #[tokio::test]
+async fn who_waits_anyway_hears_of_the_answer_and_of_nothing_before() {
+    let stage = Stage::new();
+    let waits = || Submission { waits: true, ..request(idempotent(), "{}") };
+    // Answered in time: that is the first it hears.
+    let mut submit = Box::pin(stage.submit(waits()));
+    let call = tokio::select! {
+        biased;
+        heard = &mut submit => panic!("{heard:?}"),
+        call = stage.call() => call,
+    };
+    stage.report(&call, answered(201, "made"));
+    let Submitted::New(ticket) = submit.await else { panic!("it was accepted") };
+    let Waited::Settled(view, Some(answer)) = ticket.wait(WAIT).await else { panic!("it is answered") };
+    assert_eq!((view.state, answer.status), (JobState::Done, 201));
+    // Not answered in time: it hears that it was accepted, and goes on waiting.
+    let mut submit = Box::pin(stage.submit(waits()));
+    let call = tokio::select! {
+        biased;
+        heard = &mut submit => panic!("{heard:?}"),
+        call = stage.call() => call,
+    };
+    stage.clock.advance(ANSWER_TIME);
+    let Submitted::New(ticket) = submit.await else { panic!("it was accepted") };
+    let name = ticket.name();
+    stage.report(&call, answered(201, "late"));
+    assert!(matches!(ticket.wait(WAIT).await, Waited::Settled(_, Some(_))));
+    assert_eq!(stage.state(name).await, JobState::Done);
+    assert_eq!((stage.counters().answered_directly, stage.counters().answered_202), (2, 0));
+    // It is gone before anything is said: nobody waits for the answer.
+    let mut submit = Box::pin(stage.submit(waits()));
+    let call = tokio::select! {
+        biased;
+        heard = &mut submit => panic!("{heard:?}"),
+        call = stage.call() => call,
+    };
+    drop(submit);
+    stage.report(&call, answered(404, "after all, as for a 202"));
+    stage.settled().await;
+    assert_eq!((stage.counters().rejected, stage.counters().answered_directly), (1, 2));
+}
+
+#[tokio::test]
 async fn what_holds_up_users_does_not_hold_up_a_preview() {
     let stage = Stage::new();
     let settings = QueuedRoute { order_by: Some(JsonPath("$.user".into())), ..idempotent() };
@@ -401,8 +446,9 @@ async fn a_client_that_goes_changes_nothing() {
     let stage = Stage::new();
     drop(stage.accept(request(idempotent(), "gone")).await);
     let queue = stage.queue.clone();
-    let submits =
-        tokio::spawn(async move { queue.submit(request(idempotent(), "gone before it is on disk")).await });
+    let submits = tokio::spawn(async move {
+        queue.submit(request(idempotent(), "gone before it is on disk"), |_| {}).await
+    });
     tokio::task::yield_now().await;
     submits.abort();
     // It is either over or gone.
@@ -465,7 +511,9 @@ async fn who_is_overtaken_does_nothing_any_more() {
     let waits = stage.call().await;
     let stage = stage.kill();
     old.report(waits.id, answered(200, "late"), None);
-    let Submitted::Full(full) = old.submit(request(idempotent(), "{}")).await else { panic!("fenced") };
+    let Submitted::Full(full) = old.submit(request(idempotent(), "{}"), |_| {}).await else {
+        panic!("fenced")
+    };
     assert_eq!(full.why, FullWhy::Fenced);
     assert!(old.status().trouble.is_some());
     // The new owner sends it again, by the same key.

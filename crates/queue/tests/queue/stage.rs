@@ -108,7 +108,7 @@ impl Stage {
     }
 
     pub(crate) async fn submit(&self, submission: Submission) -> Submitted {
-        tokio::time::timeout(PATIENCE, self.queue.submit(submission)).await.expect("an answer")
+        tokio::time::timeout(PATIENCE, self.queue.submit(submission, |_| {})).await.expect("an answer")
     }
 
     /// Submits what has to be accepted.
@@ -156,7 +156,7 @@ impl Stage {
 }
 
 fn open(folder: &Path, limits: &QueueLimits, reserve_bytes: u64, clock: &Clock) -> Queue {
-    let journal = JournalOptions { reserve_bytes, ..JournalOptions::default() };
+    let journal = JournalOptions { reserve_bytes, log_bytes: 0, ..JournalOptions::default() };
     let options = Options { limits: limits.clone(), journal, clock: clock.clone(), seed: 7 };
     Queue::open(&folder.join("queue.db"), options).unwrap()
 }
@@ -176,6 +176,7 @@ pub(crate) fn request(settings: QueuedRoute, body: &str) -> Submission {
         body: Bytes::from(body.to_owned()),
         traffic: queue::Traffic::Users,
         user: Some(3),
+        waits: false,
         key: None,
         principal: None,
         credentials: Bytes::new(),

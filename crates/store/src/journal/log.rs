@@ -5,9 +5,12 @@
 //! the writer begins the log anew itself: from [`LOG_WANTED`] on as soon as few pages are left to copy, and at
 //! [`LOG_LIMIT`] in any case, which is when the file's disk is slower than its clients.
 
+use super::reserve::Reserve;
 use super::schema;
 use crate::commit::{self, Between, OpenError, Trouble, WriteError, Writing};
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,9 +27,6 @@ pub const LOG_WANTED: u64 = 16 * 1024 * 1024;
 const FEW_BYTES: u64 = 1024 * 1024;
 /// How many bytes of the log are copied to the file at once.
 pub const CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
-
-/// How many pages are kept in memory while the log is filled.
-const FILL_CACHE_PAGES: i64 = 16;
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -60,29 +60,30 @@ pub(super) fn empty(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Makes the log of the file at `path` at least so long: a transaction writes that much into it and is rolled back,
-/// which leaves the file as long as it is and nothing in it that counts. What is there already is used as it is; a
-/// disk without that room grows the log when it comes to it.
-pub(super) fn make_room(connection: &Connection, path: &Path, bytes: u64) -> rusqlite::Result<()> {
-    if std::fs::metadata(path_of(path)).is_ok_and(|log| log.len() >= bytes) {
-        return Ok(());
-    }
-    // Pages leave a cache of this size at once.
-    let kept: i64 = connection.pragma_query_value(None, "cache_size", |row| row.get(0))?;
-    connection.pragma_update(None, "cache_size", FILL_CACHE_PAGES)?;
-    let filled = fill(connection, bytes);
-    connection.pragma_update(None, "cache_size", kept)?;
-    match filled {
-        Err(cause) if cause.sqlite_error_code() != Some(ErrorCode::DiskFull) => Err(cause),
-        Ok(()) | Err(_) => Ok(()),
-    }
+/// Makes the log of the file at `path` at least so long: zeros behind its end, at which whoever reads it stops. Only
+/// where the disk has room for that beyond what is kept for outcomes. It is no harm if it cannot be done: the log grows
+/// when it comes to it.
+pub(super) fn make_room(connection: &mut Connection, path: &Path, bytes: u64, reserve: &Reserve) {
+    // An error says that it will grow.
+    let _ = fill(connection, &path_of(path), bytes, reserve);
 }
 
-fn fill(connection: &Connection, bytes: u64) -> rusqlite::Result<()> {
-    let transaction = connection.unchecked_transaction()?;
-    transaction.execute_batch("CREATE TABLE room (bytes BLOB)")?;
-    transaction.execute("INSERT INTO room VALUES (zeroblob(?1))", [bytes.cast_signed()])?;
-    transaction.rollback()
+fn fill(connection: &mut Connection, log: &Path, bytes: u64, reserve: &Reserve) -> io::Result<()> {
+    // Nobody else writes to the log meanwhile. Given up without having changed anything.
+    let _alone =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(io::Error::other)?;
+    let mut file = OpenOptions::new().append(true).open(log)?;
+    let before = file.metadata()?.len();
+    let missing = bytes.saturating_sub(before);
+    if missing == 0 || !reserve.has(missing) {
+        return Ok(());
+    }
+    let filled = io::copy(&mut io::repeat(0).take(missing), &mut file).and_then(|_| file.sync_data());
+    if filled.is_err() {
+        // What there was of the room is given back.
+        file.set_len(before)?;
+    }
+    filled
 }
 
 /// Where the log of a file is.

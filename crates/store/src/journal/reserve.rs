@@ -52,6 +52,11 @@ impl Reserve {
         Ok(())
     }
 
+    /// Whether so much can be written without going into the reserve.
+    pub(super) fn has(&self, bytes: u64) -> bool {
+        self.free() >= self.reserve.saturating_add(bytes)
+    }
+
     /// Bytes that this user may still write. A file system that does not say is taken to have room: the writes
     /// themselves will tell.
     fn free(&self) -> u64 {

@@ -201,7 +201,8 @@ fn the_reserve_of_the_disk_is_for_outcomes() {
     let (journal, _) = open(&folder);
     accept(&journal, new_job(1)).unwrap();
     drop(journal);
-    let (journal, _) = open_with(&folder, JournalOptions { reserve_bytes: u64::MAX, ..JournalOptions::default() });
+    let (journal, _) =
+        open_with(&folder, JournalOptions { reserve_bytes: u64::MAX, ..JournalOptions::default() });
     let refused = accept(&journal, new_job(2)).unwrap_err();
     assert!(matches!(refused, WriteError::Reserve { reserve: u64::MAX, free } if free > 0), "{refused}");
     let import = Change::Several(vec![Change::Accept(Box::new(new_job(2)))]);
@@ -226,6 +227,28 @@ fn a_newer_file_is_refused_by_name_and_left_alone() {
     assert!(matches!(repair(&path), Err(RepairError::Newer { found: 2, .. })));
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert!(!repair::beside(&path, ".damaged-1").exists() && !repair::beside(&path, ".repairing").exists());
+}
+
+#[test]
+fn the_log_has_its_length_from_the_beginning_where_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let length = || std::fs::metadata(folder.path().join("queue.db-wal")).unwrap().len();
+    let options = |reserve_bytes| JournalOptions { reserve_bytes, ..JournalOptions::default() };
+    // All that is free is kept for outcomes.
+    let (journal, _) = open_with(&folder, options(u64::MAX / 2));
+    assert!(length() < 1024 * 1024);
+    drop(journal);
+    let (journal, _) = open_with(&folder, options(0));
+    assert_eq!(length(), LOG_WANTED);
+    accept(&journal, new_job(1)).unwrap();
+    assert_eq!(length(), LOG_WANTED, "it is written over");
+    // Another owner, while the first one lives: what is in the log stays there.
+    let (other, recovered) = open_with(&folder, options(0));
+    assert_eq!(recovered.jobs.count(), 1);
+    accept(&other, new_job(2)).unwrap();
+    assert_eq!(length(), LOG_WANTED);
+    let (_, recovered) = open_with(&folder, options(0));
+    assert_eq!(recovered.jobs.count(), 2);
 }
 
 #[test]

@@ -57,7 +57,6 @@ fn a_closed_journal_is_one_file_with_everything_in_it() {
 #[test]
 fn who_closes_waits_no_longer_than_it_wants_to() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("queue.db");
     let (journal, _) = open(&folder);
     accept(&journal, new_job(1)).unwrap();
     let hold_up = || {
@@ -72,8 +71,9 @@ fn who_closes_waits_no_longer_than_it_wants_to() {
     std::thread::scope(|scope| {
         // A reader in the middle of its work, and a disk that hangs.
         let (stop, reads, read_on) = hold_up();
-        let reader = scope.spawn(|| {
-            journal.inner.readers.read(|c| {
+        let readers = journal.inner.readers.clone();
+        let reader = scope.spawn(move || {
+            readers.read(|c| {
                 let counted = read::counts(c)?;
                 stop();
                 Ok(counted)
@@ -99,10 +99,8 @@ fn who_closes_waits_no_longer_than_it_wants_to() {
         assert_eq!(reader.join().unwrap().unwrap().len(), 1);
     });
     assert!(journal.close(PATIENCE));
-    // The reader was the last who had the file open, and cannot write: the log is there, for the next one to open it.
     drop(journal);
-    assert_eq!(states(&open(&folder).0).len(), 2);
-    assert!(path.exists());
+    assert_eq!(states(&open(&folder).0).len(), 2, "wherever it is");
 }
 
 #[test]

@@ -231,8 +231,8 @@ fn a_damaged_page_of_requests_is_found_when_it_is_read_and_ends_all_writing() {
     assert!(matches!(accept(&journal, new_job(JOBS + 3)), Err(WriteError::Damaged(_))));
     assert!(matches!(update(&journal, outcome(2, JobState::Done, 1)), Err(WriteError::Damaged(_))));
     assert_eq!(journal.job(JobId(2)).unwrap().unwrap().state, JobState::Dispatching, "reads go on");
+    assert!(journal.close(PATIENCE));
     drop(journal);
-    wait_until_closed(&path);
 
     let report = repair(&path).unwrap();
     assert_eq!(numbers(&report.without_request), unread);
@@ -254,8 +254,8 @@ fn a_damaged_page_of_jobs_loses_those_on_it() {
     let (journal, recovered) = opened(&path);
     let read: Vec<_> = recovered.jobs.collect();
     assert!(matches!(read.last(), Some(Err(ReadError::Damaged { .. }))), "{:?}", read.last());
+    assert!(journal.close(PATIENCE));
     drop(journal);
-    wait_until_closed(&path);
     let report = repair(&path).unwrap();
     let lost = numbers(&report.lost);
     assert!((10..60).contains(&lost.len()), "{lost:?}");
