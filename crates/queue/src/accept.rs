@@ -19,7 +19,7 @@ use model::queue::Saga;
 use std::sync::Arc;
 use std::time::Duration;
 use store::commit::WriteError;
-use store::journal::{Identity, JobRow, NewJob, ReadError};
+use store::journal::{Identity, NewJob, ReadError};
 use tokio::sync::oneshot;
 
 /// When asking again may help where a limit is reached: a backlog drains in seconds or minutes, not at once.
@@ -410,7 +410,13 @@ impl Shared {
         if identity.fingerprint != arrival.identity.fingerprint {
             return Ok(Some(Submitted::Mismatch));
         }
-        let Some((view, answer)) = self.read(move |shared| shared.look(id)).await? else { return Ok(None) };
+        let mut found = self.read(move |shared| shared.look(id)).await?;
+        if matches!(&found, Some((view, _)) if view.state == JobState::Dispatching) {
+            // It may have been answered, and its outcome may be on its way to the disk.
+            self.settled().await;
+            found = self.read(move |shared| shared.look(id)).await?;
+        }
+        let Some((view, answer)) = found else { return Ok(None) };
         if !view.is_settled() {
             return Ok(Some(Submitted::Repeated(view)));
         }
@@ -420,49 +426,6 @@ impl Shared {
             return Ok(None);
         }
         Ok(Some(Submitted::Replay(view, answer)))
-    }
-
-    /// A job and its answer as they are on disk, and in memory where that knows better.
-    pub(crate) fn look(&self, id: JobId) -> Result<Option<(JobView, Option<Answer>)>, ReadError> {
-        let Some(row) = self.journal.job(id)? else { return Ok(None) };
-        let answer = if row.state.is_pending() { None } else { self.stored_answer(id)? };
-        Ok(Some((self.view(&row), answer)))
-    }
-
-    /// The stored answer of a job. One that this program cannot read is none.
-    pub(crate) fn stored_answer(&self, id: JobId) -> Result<Option<Answer>, ReadError> {
-        let Some(record) = self.journal.response(id)? else { return Ok(None) };
-        match Answer::decode(record) {
-            Ok(answer) => Ok(Some(answer)),
-            Err(error) => {
-                tracing::error!(job = id.0, %error, "a stored answer cannot be read");
-                Ok(None)
-            }
-        }
-    }
-
-    /// A row as it is shown. What is under way is known in memory only.
-    pub(crate) fn view(&self, row: &JobRow) -> JobView {
-        let state = if row.state.is_pending() { self.lock().book.state(row.id.0) } else { row.state };
-        JobView {
-            name: JobName { id: row.id, tag: Tag(row.tag) },
-            state,
-            route: row.route.to_string(),
-            created_ms: row.created_ms,
-            due_ms: row.due_ms,
-            finished_ms: row.outcome_ms,
-            attempts: row.attempts,
-        }
-    }
-
-    /// Reads from disk on a thread that may block.
-    pub(crate) async fn read<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Self) -> T + Send + 'static,
-    ) -> T {
-        let shared = self.clone();
-        let work = tokio::task::spawn_blocking(move || work(&shared));
-        work.await.expect("reading neither panics nor is it cancelled")
     }
 }
 

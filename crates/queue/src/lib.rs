@@ -32,6 +32,7 @@ mod steps;
 
 mod book;
 mod keys;
+mod look;
 mod pace;
 mod saga;
 mod verdict;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use store::journal::{Change, JournalOptions};
+use store::journal::JournalOptions;
 
 pub use store::commit::OpenError;
 
@@ -101,14 +101,7 @@ impl Queue {
 
     /// Returns once what was reported so far is on disk, or cannot be: for a gateway that ends. Cancel-safe.
     pub async fn settled(&self) {
-        let (done, settled) = tokio::sync::oneshot::channel();
-        // The writer does one after the other; nothing is the last of it.
-        self.shared.journal.update(Change::Several(Vec::new()), move |_| {
-            // Nobody may wait any longer.
-            let _ = done.send(());
-        });
-        // An error says that the writer has ended: there is nothing left to wait for.
-        let _ = settled.await;
+        self.shared.settled().await;
     }
 
     /// Closes the file for all clones: nothing is written or read from now on. For a gateway that ends, after

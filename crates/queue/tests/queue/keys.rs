@@ -3,7 +3,7 @@
 use crate::stage::{Stage, answered, idempotent, keyed, request};
 use bytes::Bytes;
 use model::queue::{Principal, QueueLimits, QueuedRoute};
-use queue::{JobState, Submission, Submitted};
+use queue::{JobState, Submission, Submitted, Waited};
 use std::time::Duration;
 
 /// The route names whose a key is.
@@ -39,6 +39,23 @@ async fn one_key_one_job() {
     stage.enqueue(keyed(idempotent(), "{}", "l")).await;
     stage.enqueue(request(idempotent(), "{}")).await;
     stage.enqueue(request(idempotent(), "{}")).await;
+}
+
+#[tokio::test]
+async fn who_has_an_answer_and_asks_again_has_it_again() {
+    let stage = Stage::new();
+    for key in 0..20 {
+        let order = || keyed(idempotent(), "{}", &key.to_string());
+        let ticket = stage.accept(order()).await;
+        let call = stage.call().await;
+        stage.report(&call, answered(201, "made"));
+        let Waited::Settled(_, Some(first)) = ticket.wait(Duration::from_secs(2)).await else {
+            panic!("an answer")
+        };
+        // The outcome is on its way to the disk.
+        let Submitted::Replay(_, Some(again)) = stage.submit(order()).await else { panic!("it is known") };
+        assert_eq!(again, first);
+    }
 }
 
 #[tokio::test]
