@@ -365,8 +365,6 @@ pub struct Imported {
     pub accepted: u64,
     /// There already, by their keys.
     pub repeated: u64,
-    /// Not taken on, with the number they had and why; the first of them.
-    pub refused: Vec<(u64, String)>,
 }
 
 /// What operators did, the latest first.

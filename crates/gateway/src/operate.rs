@@ -373,7 +373,7 @@ async fn import(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem
     }
     let lines: Vec<String> = request.jobs.iter().map(|job| job.0.to_string()).collect();
     let done = queue.import(lines, request.by_uid).await.map_err(refused)?;
-    let imported = wire::Imported { accepted: done.accepted, repeated: done.known, refused: Vec::new() };
+    let imported = wire::Imported { accepted: done.accepted, repeated: done.known };
     to_json(&imported)
 }
 

@@ -1,6 +1,6 @@
 //! `queue export` and `queue import`: jobs as lines of JSON.
 
-use super::{by_uid, must_serve, read, text};
+use super::{by_uid, must_serve, read};
 use crate::environment::Found;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -117,17 +117,12 @@ pub(super) async fn import(found: &Found, file: &Path, output: Output) -> Result
         })?;
         all.accepted += imported.accepted;
         all.repeated += imported.repeated;
-        all.refused.extend(imported.refused);
         output.progress(&format!("{} of {count} jobs", all.accepted + all.repeated));
     }
     output.progress_over();
-    let mut said =
-        format!("{} jobs are taken on; {} were there already, by their keys", all.accepted, all.repeated);
-    for (id, why) in &all.refused {
-        said.push_str(&format!("\n{id} is not taken on: {}", text::plain(why)));
-    }
+    let said = format!("{} jobs are taken on; {} were there already, by their keys", all.accepted, all.repeated);
     output.data(said, &super::json(&all));
-    Ok(if all.refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Jobs with the bytes of their lines, in messages that the gateway takes.
@@ -206,7 +201,7 @@ mod tests {
 
     #[test]
     fn an_import_that_breaks_off_says_how_far_it_came() {
-        let all = Imported { accepted: 7, repeated: 2, refused: Vec::new() };
+        let all = Imported { accepted: 7, repeated: 2 };
         let report = came_so_far(Failure::machine("the queue is full"), &all, 20).report();
         assert!(report.contains("the queue is full") && report.contains("7 of 20 jobs"), "{report}");
         assert!(report.contains("import the file again"), "{report}");
