@@ -120,12 +120,17 @@ impl Gateway {
 
     /// The metrics, from the admin address.
     pub(crate) fn metric(&self, name: &str) -> u64 {
+        self.sample(name).parse().unwrap()
+    }
+
+    /// The same as it is written, with its labels in the name if it has any.
+    pub(crate) fn sample(&self, name: &str) -> String {
         let mut client = Browser::to(self.admin);
         client.send("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n");
         let text = client.answer();
         let text = String::from_utf8(text.body).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("mainstay_gateway_{name} ")));
-        line.unwrap_or_else(|| panic!("{name} is missing in\n{text}")).parse().unwrap()
+        line.unwrap_or_else(|| panic!("{name} is missing in\n{text}")).to_owned()
     }
 
     pub(crate) fn browse(&self) -> Browser {

@@ -236,6 +236,41 @@ fn a_job_goes_to_the_stamp_that_serves_its_user_when_it_is_delivered() {
 }
 
 #[test]
+fn jobs_of_clients_who_say_nothing_of_themselves_are_shared_out_as_their_requests_would_be() {
+    let gateway = Gateway::start();
+    gateway.activate(&queueing(stamp_at(1, &[dead_address()]), |_| {}));
+    let jobs: Vec<String> =
+        (0..40).map(|_| location(&gateway.ask(&order(&["prefer: respond-async"], "{}")))).collect();
+    let (active, candidate) = (Upstream::named("active"), Upstream::named("candidate"));
+    let mut shift =
+        put(Some(&queueing(stamp(2, &[&active]), |_| {})), Some(&queueing(stamp(3, &[&candidate]), |_| {})));
+    shift.table.weight = 5000;
+    gateway.put(&shift).unwrap();
+    for job in &jobs {
+        delivered(&gateway, job);
+    }
+    assert_eq!(active.count() + candidate.count(), 40);
+    // One in 2^39.
+    assert!(active.count() > 0 && candidate.count() > 0, "{} on the candidate", candidate.count());
+}
+
+#[test]
+fn a_service_that_is_away_does_not_hold_up_its_candidate() {
+    let candidate = Upstream::named("candidate");
+    let gateway = Gateway::start();
+    let one = queueing(stamp_at(1, &[dead_address()]), |_| {});
+    gateway.put(&put(Some(&one), Some(&queueing(stamp(2, &[&candidate]), |_| {})))).unwrap();
+    for _ in 0..20 {
+        gateway.ask(&order(&["prefer: respond-async"], "{}"));
+    }
+    let breaker = r#"queue_breaker_open{upstream="default"}"#;
+    wait_for("calls to have stopped", || (gateway.sample(breaker) != "0").then_some(()));
+    let token = format!("mainstay-preview: {TOKEN}");
+    let answer = gateway.ask(&order(&["mainstay-stamp: candidate", &token], "{}"));
+    assert_eq!((answer.status, answer.text()), (200, "candidate"));
+}
+
+#[test]
 fn the_guard_sees_the_errors_of_deliveries_and_takes_the_jobs_back_too() {
     let (active, candidate) = (Upstream::named("active"), Upstream::start(|_, _| error()));
     let gateway = Gateway::start();

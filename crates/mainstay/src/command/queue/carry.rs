@@ -120,7 +120,8 @@ pub(super) async fn import(found: &Found, file: &Path, output: Output) -> Result
         output.progress(&format!("{} of {count} jobs", all.accepted + all.repeated));
     }
     output.progress_over();
-    let said = format!("{} jobs are taken on; {} were there already, by their keys", all.accepted, all.repeated);
+    let said =
+        format!("{} jobs are taken on; {} were there already, by their keys", all.accepted, all.repeated);
     output.data(said, &super::json(&all));
     Ok(ExitCode::SUCCESS)
 }
