@@ -215,8 +215,7 @@ fn the_reserve_of_the_disk_is_for_outcomes() {
 fn a_newer_file_is_refused_by_name_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("queue.db");
-    drop(open(&folder));
-    damage::wait_until_closed(&path);
+    damage::close(&open(&folder).0, &path);
     let changed = Connection::open(&path).unwrap();
     changed.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
     drop(changed);

@@ -4,7 +4,6 @@ use super::*;
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 const JOBS: u64 = 1_500;
 const PAGE: u64 = 4096;
@@ -23,8 +22,7 @@ fn filled(jobs: u64) -> (TempDir, PathBuf) {
     }
     changed.iter().for_each(|_| hear.recv_timeout(PATIENCE).unwrap().unwrap());
     update(&journal, Change::Paused(Pause { scope: "*".into(), since_ms: 5 })).unwrap();
-    drop(journal);
-    wait_until_closed(&path);
+    close(&journal, &path);
     (folder, path)
 }
 
@@ -59,12 +57,10 @@ fn whole(id: u64) -> JobRow {
     }
 }
 
-pub(super) fn wait_until_closed(path: &Path) {
-    let deadline = Instant::now() + PATIENCE;
-    while repair::beside(path, "-wal").exists() {
-        assert!(Instant::now() < deadline, "the writer has not closed its file");
-        std::thread::sleep(Duration::from_millis(1)); // waits on a condition
-    }
+/// Closes a journal: what is in its log is in its file.
+pub(super) fn close(journal: &Journal, path: &Path) {
+    assert!(journal.close(PATIENCE), "the writer has not closed its file");
+    assert!(!repair::beside(path, "-wal").exists());
 }
 
 /// The pages of a table, leaves only.
@@ -147,6 +143,7 @@ fn assert_accounted_for(path: &Path, report: &RepairReport, jobs: u64) {
     }
     accept(&journal, new_job(recovered.next.0)).unwrap();
     assert_eq!(journal.trouble(), None);
+    close(&journal, path);
 }
 
 #[test]
@@ -178,10 +175,8 @@ fn a_whole_file_is_saved_as_it_is() {
     assert_eq!(recovered.paused, [Pause { scope: "*".into(), since_ms: 5 }]);
     assert_eq!(journal.steps(JobId(400)).unwrap().len(), 1);
     assert_eq!(journal.attempts(JobId(400)).unwrap(), [attempt(1)]);
-    drop((journal, recovered));
-    wait_until_closed(&path);
+    close(&journal, &path);
     assert_accounted_for(&path, &report, JOBS);
-    wait_until_closed(&path);
     assert_eq!(repair(&path).unwrap().aside, path.with_file_name("queue.db.damaged-2"));
 }
 
@@ -300,7 +295,6 @@ fn a_file_that_was_cut_off_keeps_its_first_part() {
             assert_accounted_for(&path, &report, JOBS);
         }
         assert!(report.jobs + report.lost.count >= JOBS, "{part}: {report:?}");
-        wait_until_closed(&path);
         std::fs::rename(&report.aside, &path).unwrap();
     }
 }
@@ -329,8 +323,7 @@ fn rows_that_are_not_what_was_written_are_found() {
     // One row is wrong, everything around it is not.
     assert_eq!(journal.trouble(), None);
     accept(&journal, new_job(92)).unwrap();
-    drop(journal);
-    wait_until_closed(&path);
+    close(&journal, &path);
 
     let report = repair(&path).unwrap();
     assert_eq!(numbers(&report.doubtful), [1, 2].into());
@@ -353,8 +346,7 @@ fn a_saga_whose_steps_are_wrong_is_in_doubt() {
         let step = StepRecord { step: 0, undo: false, at_ms: 3, record: "begun".into() };
         update(&journal, Change::Step { id: JobId(id), step }).unwrap();
     }
-    drop(journal);
-    wait_until_closed(&path);
+    close(&journal, &path);
     change(&path, "UPDATE step SET undo = 1 WHERE job = 1");
     let report = repair(&path).unwrap();
     assert_eq!(numbers(&report.doubtful), [1].into());
@@ -477,8 +469,7 @@ fn a_file_that_this_process_has_open_is_not_repaired() {
     // Its locks are still there, and so is what it writes.
     assert!(!repair::beside(&path, ".repairing").exists());
     accept(&journal.0, new_job(11)).unwrap();
-    drop(journal);
-    wait_until_closed(&path);
+    close(&journal.0, &path);
     assert_eq!(repair(&path).unwrap().jobs, 11);
 }
 
