@@ -1,35 +1,24 @@
-//! The courier: the one thread that makes all deliveries of the environment's queue.
+//! Deliveries, and the courier: the thread that makes all of them but the first calls that workers make themselves.
 //!
 //! It takes what may be sent from [`queue::Queue::next`], each call in a task of its own, and says what came of it.
 //! What is retried, in which order and how fast is the queue's business; whom a call goes to is decided here, by the
 //! table as it is then: a job goes to the stamp that would serve its user now.
-//!
-//! Deliveries are measured like users' requests, in cells of the courier's own, so that a gate and the guard see the
-//! errors of queued routes; the worker that took the request on measures nothing.
 
 mod external;
 mod line;
 
+mod carrier;
 mod delivery;
 mod way;
 
+pub(crate) use carrier::Carrier;
+pub(crate) use delivery::deliver;
 pub(crate) use external::External;
 
-use crate::clock::monotonic_ms;
-use crate::ids::Random;
 use crate::limits::{SETTLE_TIME, TICK};
-use crate::lines::{Bundle, Lines};
-use crate::measures::Outcome;
-use crate::metrics::Counts;
-use crate::routes::{Routes, Target};
-use crate::worker::Shared;
-use model::name::StampId;
 use queue::{Call, CallOutcome, Queue, WriteError};
-use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -37,15 +26,10 @@ use tokio::task::JoinSet;
 /// How often the queue is told to look after itself.
 const TEND: Duration = Duration::from_secs(1);
 
-/// What deliveries share. They never leave the courier's thread.
+/// See the module. It never leaves its thread.
 pub(crate) struct Courier {
-    shared: Arc<Shared>,
+    carrier: Rc<Carrier>,
     queue: Queue,
-    /// Which cells are the courier's.
-    index: usize,
-    idle: RefCell<line::Lines>,
-    lines: RefCell<Lines>,
-    random: Random,
 }
 
 /// How far the end of the gateway is.
@@ -62,17 +46,8 @@ pub(crate) enum End {
 }
 
 impl Courier {
-    pub(crate) fn new(shared: Arc<Shared>, queue: Queue, lines: SyncSender<Bundle>, seed: u64) -> Rc<Self> {
-        // The cells after those of the workers.
-        let index = shared.metrics.workers.len() - 1;
-        Rc::new(Self {
-            shared,
-            queue,
-            index,
-            idle: RefCell::default(),
-            lines: RefCell::new(Lines::new(lines)),
-            random: Random::new(seed),
-        })
+    pub(crate) fn new(carrier: Rc<Carrier>, queue: Queue) -> Self {
+        Self { carrier, queue }
     }
 
     /// Delivers until the gateway drains, and what is in flight then has come to its end or is cut. Only in a local
@@ -81,7 +56,7 @@ impl Courier {
     /// # Errors
     /// The queue writes nothing any longer, and why. What was in flight has had [`SETTLE_TIME`] to answer its clients,
     /// and is cut: none of it is under way when the file is opened again.
-    pub(crate) async fn work(self: Rc<Self>, end: watch::Receiver<End>) -> Result<(), WriteError> {
+    pub(crate) async fn work(self, end: watch::Receiver<End>) -> Result<(), WriteError> {
         let mut calls = JoinSet::new();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -93,11 +68,12 @@ impl Courier {
             tokio::select! {
                 () = &mut drains => break,
                 call = &mut next => {
-                    calls.spawn_local(Rc::clone(&self).deliver(call));
+                    let (carrier, queue) = (Rc::clone(&self.carrier), self.queue.clone());
+                    calls.spawn_local(async move { deliver(&carrier, &queue, call).await });
                     next.set(self.queue.next());
                 }
                 Some(ended) = calls.join_next() => abort_on_panic(ended),
-                _ = ticks.tick() => self.tick(),
+                _ = ticks.tick() => self.carrier.tick(),
                 _ = tends.tick() => {
                     if let Some(trouble) = self.queue.status().trouble {
                         self.abandon(calls).await;
@@ -117,7 +93,7 @@ impl Courier {
                     next.set(self.queue.next());
                 }
                 Some(ended) = calls.join_next() => abort_on_panic(ended),
-                _ = ticks.tick() => self.tick(),
+                _ = ticks.tick() => self.carrier.tick(),
             }
         }
         drop(calls);
@@ -133,7 +109,7 @@ impl Courier {
         if tokio::time::timeout(SETTLE_TIME, settle).await.is_err() {
             tracing::warn!("the last outcomes are not on disk: their jobs find out at the next start");
         }
-        self.tick();
+        self.carrier.tick();
         Ok(())
     }
 
@@ -147,58 +123,13 @@ impl Courier {
         // What takes longer is cut.
         let _ = tokio::time::timeout(SETTLE_TIME, answers).await;
         calls.shutdown().await;
-        self.tick();
+        self.carrier.tick();
     }
 
     /// Does not send what was about to be: the next gateway does.
     fn give_back(&self, call: &Call) {
         let why = "the gateway ends".to_owned();
         self.queue.report(call.id, CallOutcome::NotSent { why, busy: false }, None);
-    }
-
-    async fn deliver(self: Rc<Self>, call: Call) {
-        delivery::deliver(&self, call).await;
-    }
-
-    fn with_routes<T>(&self, look: impl FnOnce(&Routes) -> T) -> T {
-        look(&self.shared.routes.load())
-    }
-
-    fn counts(&self) -> &Counts {
-        &self.shared.metrics.workers[self.index]
-    }
-
-    /// What is done every [`TICK`]: idle connections, access lines.
-    fn tick(&self) {
-        self.with_routes(|routes| {
-            self.idle.borrow_mut().sweep(monotonic_ms(), |key| routes.delivers_to(key));
-        });
-        self.lines.borrow_mut().hand_over(self.counts());
-    }
-
-    /// An instance of this stamp did not take a connection, or there was none to ask.
-    fn connect_failed(&self, target: &Target) {
-        target.counts.workers[self.index].connect_failures.add(1);
-        self.look_after(target.slot.stamp);
-    }
-
-    /// A delivery came to an end on this stamp. `class`: of its answer's status.
-    fn record(&self, target: &Target, route: u16, class: usize, outcome: Outcome) {
-        target.routes.record(self.index, route, outcome);
-        let cells = &target.counts.workers[self.index];
-        cells.classes[class].add(1);
-        cells.requests.add(1);
-        if outcome.error {
-            cells.errors.add(1);
-            self.look_after(target.slot.stamp);
-        }
-    }
-
-    /// Users who are taken from a stamp need not wait for it.
-    fn look_after(&self, stamp: StampId) {
-        if self.with_routes(|routes| routes.look_after(stamp)) {
-            self.shared.waiting.wake();
-        }
     }
 }
 

@@ -8,10 +8,10 @@
 
 pub(crate) mod metrics;
 
-use crate::courier::{Courier, End};
+use crate::courier::{Carrier, Courier, End};
 use crate::fault::{Fault, Refusal};
-use crate::limits::{ACCEPT_TIME, DRAIN_GRACE, QUEUE_CLOSE_TIME, REOPEN_PAUSE};
-use crate::lines::Bundle;
+use crate::limits::{ACCEPT_TIME, DRAIN_GRACE, QUEUE_CLOSE_TIME, REOPEN_PAUSE, SETTLE_TIME};
+use crate::lines::{Bundle, Lines};
 use crate::routes::Routes;
 use crate::worker::Shared;
 use model::queue::QueueLimits;
@@ -195,6 +195,15 @@ impl Desk {
         }
     }
 
+    /// Returns [`SETTLE_TIME`] after the queue was closed: what is still under way for it is to be cut then, before the
+    /// file can be opened again. For who has the queue.
+    pub(crate) async fn abandoned(&self) {
+        let mut state = self.state.subscribe();
+        // The sender is this desk's.
+        let _ = state.wait_for(|state| !matches!(state, State::Open(_))).await;
+        tokio::time::sleep(SETTLE_TIME).await;
+    }
+
     /// The gateway begins to drain: see [`Self::closing`].
     pub(crate) fn hurry(&self) {
         self.end.send_replace(End::Near);
@@ -265,8 +274,10 @@ fn keep_open(shared: &Arc<Shared>, limits: QueueLimits, lines: SyncSender<Bundle
                     desk.state.send_replace(State::Open(queue.clone()));
                     // A table may have come meanwhile.
                     desk.look(shared, &shared.routes.load());
-                    let courier = Courier::new(Arc::clone(shared), queue, lines.clone(), seed);
-                    let Err(trouble) = courier.work(end.clone()).await else { return };
+                    // The cells after those of the workers.
+                    let index = shared.metrics.workers.len() - 1;
+                    let carrier = Carrier::new(Arc::clone(shared), index, Lines::new(lines.clone()), seed);
+                    let Err(trouble) = Courier::new(carrier, queue).work(end.clone()).await else { return };
                     desk.shut(explain(&desk.path, &trouble) + hint(&trouble));
                     Again::after(&trouble)
                 }

@@ -29,6 +29,11 @@ impl Lines {
         Self { gathered: Bundle { text: Vec::new(), lines: 0 }, writer }
     }
 
+    /// Others for the same file, which are handed over apart.
+    pub(crate) fn another(&self) -> Self {
+        Self::new(self.writer.clone())
+    }
+
     /// Adds a line, which ends in a line feed.
     pub(crate) fn write(&mut self, line: &[u8], counts: &Counts) {
         self.gathered.text.extend_from_slice(line);

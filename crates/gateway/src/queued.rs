@@ -1,7 +1,7 @@
 //! Requests to queued routes: taken on, written down, answered by the service if it answers in time, else with 202.
 //!
-//! Nothing of a delivery happens here: the courier makes them all, so that an accepted request does not depend on its
-//! client's connection.
+//! Nothing of a delivery happens here: the courier makes them, or a task of the worker's own, so that an accepted
+//! request does not depend on its client's connection.
 
 pub(crate) mod due;
 mod gather;
@@ -156,6 +156,7 @@ pub(crate) async fn answer(
         credentials: Bytes::from(wanted.whose.credentials),
         deliver_after: wanted.after,
         waits: patience > ANSWER_TIME,
+        carries: true,
     };
     // Its client may be gone before it is answered.
     let numbered = |id: queue::JobId| exchange.told(Some(id.0), "waiting");
@@ -169,7 +170,10 @@ pub(crate) async fn answer(
     };
     drop(body);
     match submitted {
-        Submitted::New(ticket) => {
+        Submitted::New(mut ticket) => {
+            if let Some(first) = ticket.first_call() {
+                exchange.worker.carry(&queue, first);
+            }
             let left = patience.saturating_sub(began.elapsed());
             let waited = wait(&shared.desk, &queue, ticket, left).await?;
             let (mut response, is_accepted) = match waited {

@@ -5,6 +5,7 @@
 
 use crate::client::{Client, Phase};
 use crate::clock::Clock;
+use crate::courier::{self, Carrier};
 use crate::desk::Desk;
 use crate::fields;
 use crate::guard::Guard;
@@ -24,6 +25,7 @@ use http::{HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use queue::{FirstCall, Queue};
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -77,6 +79,9 @@ pub(crate) struct Worker {
     targets: RefCell<Vec<Rc<Local>>>,
     pools: RefCell<Pools>,
     lines: RefCell<Lines>,
+    carrier: Rc<Carrier>,
+    /// First calls of queued requests under way.
+    carried: Cell<usize>,
     traced: Sender<Finished>,
     random: Random,
     ids: Ids,
@@ -96,6 +101,8 @@ impl Worker {
         seed: u64,
     ) -> Rc<Self> {
         let routes = Cache::new(Arc::clone(&shared.routes));
+        // What is drawn here tells nothing of what is drawn there.
+        let carrier = Carrier::new(Arc::clone(&shared), index, lines.another(), seed.rotate_left(32));
         Rc::new(Self {
             index,
             shared,
@@ -104,6 +111,8 @@ impl Worker {
             targets: RefCell::default(),
             pools: RefCell::default(),
             lines: RefCell::new(lines),
+            carrier,
+            carried: Cell::new(0),
             traced,
             random: Random::new(seed),
             ids: Ids::default(),
@@ -240,6 +249,20 @@ impl Worker {
         self.pools.borrow_mut().put(key, upstream, self.clock.now());
     }
 
+    /// Makes the first call of a queued request, in a task of its own: its client may go.
+    pub(crate) fn carry(self: &Rc<Self>, queue: &Queue, first: FirstCall) {
+        let (load, queue) = (Load::new(Rc::clone(self)), queue.clone());
+        tokio::task::spawn_local(async move {
+            let worker = &load.0;
+            tokio::select! {
+                biased;
+                () = courier::deliver(&worker.carrier, &queue, first.take()) => {}
+                // It is not to be under way when its job is found again.
+                () = worker.shared.desk.abandoned() => {}
+            }
+        });
+    }
+
     pub(crate) fn write_line(&self, line: &[u8]) {
         self.lines.borrow_mut().write(line, self.counts());
     }
@@ -292,6 +315,11 @@ impl Worker {
             self.targets.borrow_mut().retain(|target| there(&target.0));
         });
         self.lines.borrow_mut().hand_over(self.counts());
+        self.carrier.tick();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.clients.borrow().is_empty() && self.carried.get() == 0
     }
 
     fn drain(&self) {
@@ -308,6 +336,32 @@ impl Worker {
     /// The end: what was not handed to the writer is.
     pub(crate) fn finish(&self) {
         self.lines.borrow_mut().hand_over(self.counts());
+        self.carrier.tick();
+    }
+}
+
+/// A first call under way, which its worker does not end before unless it is cut.
+struct Load(Rc<Worker>);
+
+impl Load {
+    fn new(worker: Rc<Worker>) -> Self {
+        worker.carried.set(worker.carried.get() + 1);
+        Self(worker)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.carried.set(self.0.carried.get() - 1);
+        abort_if_panicking();
+    }
+}
+
+/// tokio would keep a task's panic to itself, with slots, instances and jobs in whatever state. The keeper starts
+/// another gateway.
+fn abort_if_panicking() {
+    if std::thread::panicking() {
+        std::process::abort();
     }
 }
 
@@ -331,7 +385,7 @@ pub(crate) async fn work(worker: Rc<Worker>, mut orders: UnboundedReceiver<Order
             },
             _ = ticks.tick() => worker.tick(),
         }
-        if worker.is_draining() && orders.is_empty() && worker.clients.borrow().is_empty() {
+        if worker.is_draining() && orders.is_empty() && worker.is_idle() {
             return;
         }
     }
@@ -346,11 +400,7 @@ struct Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         self.worker.leave(&self.client);
-        if std::thread::panicking() {
-            // tokio would keep a task's panic to itself, with its slots and instances in whatever state. The
-            // keeper starts another gateway.
-            std::process::abort();
-        }
+        abort_if_panicking();
     }
 }
 

@@ -116,6 +116,7 @@ fn submission(n: u64, route: &Arc<str>, settings: &Arc<QueuedRoute>) -> Submissi
         traffic: queue::Traffic::Users,
         user: Some(n),
         waits: false,
+        carries: false,
         key: Some(format!("key-{n}")),
         principal: None,
         credentials: Bytes::new(),

@@ -1,7 +1,7 @@
 //! From a request to a job on disk, or to what a repeated request gets.
 
 use crate::book::{Entry, FRESH};
-use crate::call::{Call, Upstream};
+use crate::call::{Call, FirstCall, Upstream};
 use crate::clock::{Moment, whole_ms};
 use crate::codec::{Head, StoredRequest};
 use crate::deliver::{Flight, Job, plain_message};
@@ -38,6 +38,7 @@ struct Arrival {
     tag: Tag,
     delay: Duration,
     waits: bool,
+    carries: bool,
 }
 
 /// What is known once the book was asked.
@@ -61,6 +62,8 @@ struct Arrived {
     view: JobView,
     /// Its call can be made at once.
     begun: Option<(usize, Begun)>,
+    /// Whoever submitted it makes that call.
+    carried: bool,
     delay: Duration,
     /// Until then whoever submitted it waits for its answer and not for this to be known.
     told_from: Option<Moment>,
@@ -69,8 +72,8 @@ struct Arrived {
 /// What whoever submitted a job hears first.
 #[derive(Debug)]
 pub(crate) enum Heard {
-    /// It is on disk.
-    Accepted,
+    /// It is on disk, and this call is theirs to make.
+    Accepted(Option<FirstCall>),
     /// It is not, or that is not known.
     Not(Submitted),
 }
@@ -147,7 +150,7 @@ impl Shared {
             retry_after: TROUBLE_RETRY,
         })?;
         let (tag, made) = random.split_at(16);
-        let waits = submission.waits;
+        let (waits, carries) = (submission.waits, submission.carries);
         let tag = Tag(*tag.first_chunk().expect("a half has 16 bytes"));
         let delay = submission.deliver_after.unwrap_or_default();
         let head = Head {
@@ -170,7 +173,7 @@ impl Shared {
         };
         let record = request.encode(&settings, &saga);
         let request = Arc::new(request);
-        Ok(Arrival { request, route: submission.route, record, identity, key, order, tag, delay, waits })
+        Ok(Arrival { request, route: submission.route, record, identity, key, order, tag, delay, waits, carries })
     }
 
     /// Finds a place for an arrival. `stale` is a job whose key it may take over.
@@ -230,8 +233,10 @@ impl Shared {
             request: arrival.record.clone(),
         };
         let (key, request, delay) = (arrival.key, arrival.request.clone(), arrival.delay);
-        let told_from = arrival.waits.then(|| later(now, ANSWER_TIME));
-        Place::Reserved(Box::new(new), Arrived { entry, bytes, key, request, view, begun, delay, told_from })
+        let carried = arrival.carries && begun.is_some();
+        let told_from = (arrival.waits && !carried).then(|| later(now, ANSWER_TIME));
+        let arrived = Arrived { entry, bytes, key, request, view, begun, carried, delay, told_from };
+        Place::Reserved(Box::new(new), arrived)
     }
 
     async fn accept(self: &Arc<Self>, new: Box<NewJob>, arrived: Arrived) -> Submitted {
@@ -252,7 +257,7 @@ impl Shared {
             },
         };
         match first {
-            Ok(Heard::Accepted) => Submitted::New(Ticket::new(self.clone(), view, answered)),
+            Ok(Heard::Accepted(first)) => Submitted::New(Ticket::new(self.clone(), view, answered, first)),
             Ok(Heard::Not(submitted)) => submitted,
             Err(_) => Submitted::Uncertain("its writer has ended".into()),
         }
@@ -262,7 +267,7 @@ impl Shared {
     /// thread.
     fn written_or_not(
         self: &Arc<Self>,
-        arrived: Arrived,
+        mut arrived: Arrived,
         (heard, answer): (oneshot::Sender<Heard>, oneshot::Sender<Waited>),
         written: Result<(), WriteError>,
     ) {
@@ -282,22 +287,25 @@ impl Shared {
         };
         let accepted = refused.is_none();
         let says = match refused {
-            None => {
-                self.await_answer(&mut state, &arrived, heard, answer).map(|heard| (heard, Heard::Accepted))
-            }
-            Some(error) => Some((heard, Heard::Not(not_accepted(error)))),
+            None => self.await_answer(&mut state, &arrived, heard, answer).map(|heard| (heard, None)),
+            Some(error) => Some((heard, Some(not_accepted(error)))),
         };
+        let carried = arrived.begun.take_if(|_| accepted && arrived.carried);
+        let call = carried.map(|begun| self.first_call(&mut state, &arrived, begun));
         drop(state);
+        let has_entered = call.is_some();
+        let first = call.map(|call| FirstCall::new(self.clone(), call));
         for other in reserved.others {
             // It may have stopped waiting.
             let _ = other.send(());
         }
         // Whoever submitted may be gone; the job is not. It goes on only after that is known, or an answer could be
         // taken for that of a client that waits.
-        if let Some((heard, first)) = says {
-            let _ = heard.send(first);
+        if let Some((heard, refused)) = says {
+            let _ = heard.send(refused.map_or_else(|| Heard::Accepted(first), Heard::Not));
         }
         match accepted {
+            true if has_entered => {}
             true => self.enter(arrived),
             // What it took up is free for others.
             false => self.wake.notify_one(),
@@ -335,24 +343,24 @@ impl Shared {
         drop(state);
         if let Some(accepted) = accepted {
             // It waits for this.
-            let _ = accepted.send(Heard::Accepted);
+            let _ = accepted.send(Heard::Accepted(None));
         }
     }
 
     /// The job takes its place.
-    fn enter(&self, arrived: Arrived) {
-        let Arrived { entry, bytes, request, begun, delay, .. } = arrived;
+    fn enter(&self, mut arrived: Arrived) {
         let now = self.clock.now();
         let mut state = self.lock();
-        let is_news = match begun {
-            Some((upstream, begun)) => {
-                let call = self.first_call(&mut state, (entry, bytes), request, upstream, begun);
+        let is_news = match arrived.begun.take() {
+            Some(begun) => {
+                let call = self.first_call(&mut state, &arrived, begun);
                 state.prepared.push_back(call);
                 true
             }
             None => {
-                state.hot.keep(entry.id(), &request, bytes as usize);
-                match whole_ms(delay) {
+                let entry = arrived.entry;
+                state.hot.keep(entry.id(), &arrived.request, arrived.bytes as usize);
+                match whole_ms(arrived.delay) {
                     0 => state.book.arrive(entry, now),
                     delay => {
                         state.book.schedule(entry, now.saturating_add(delay));
@@ -370,11 +378,10 @@ impl Shared {
     fn first_call(
         &self,
         state: &mut State,
-        (entry, bytes): (Entry, u64),
-        request: Arc<StoredRequest>,
-        upstream: usize,
-        begun: Begun,
+        arrived: &Arrived,
+        (upstream, begun): (usize, Begun),
     ) -> Call {
+        let (entry, bytes, request) = (arrived.entry, arrived.bytes, arrived.request.clone());
         let message = plain_message(&request);
         state.hot.keep(entry.id(), &request, bytes as usize);
         let from_ms = request.head.from_ms;

@@ -1,10 +1,12 @@
 //! What the courier sends, and what it says has come of it.
 
 use crate::job::{Answer, Fields, JobId};
+use crate::shared::Shared;
 use bytes::Bytes;
 use model::flow::Method;
 use model::name::ComponentName;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A call under way: what [`crate::Queue::report`] is told about.
@@ -64,6 +66,34 @@ pub struct Call {
     pub saga: bool,
     /// Whether it undoes such a step.
     pub undo: bool,
+}
+
+/// The first call of a job that was just accepted, in the hands of whoever submitted it. Dropping it leaves the call to
+/// [`crate::Queue::next`].
+#[derive(Debug)]
+pub struct FirstCall {
+    shared: Arc<Shared>,
+    call: Option<Call>,
+}
+
+impl FirstCall {
+    pub(crate) fn new(shared: Arc<Shared>, call: Call) -> Self {
+        Self { shared, call: Some(call) }
+    }
+
+    /// The call, which is to be made and reported as one that [`crate::Queue::next`] has returned.
+    pub fn take(mut self) -> Call {
+        self.call.take().expect("only a drop follows")
+    }
+}
+
+impl Drop for FirstCall {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            self.shared.lock().prepared.push_back(call);
+            self.shared.wake.notify_one();
+        }
+    }
 }
 
 /// What came of a [`Call`].

@@ -106,6 +106,7 @@ mod tests {
             traffic: Traffic::Users,
             user: None,
             waits: false,
+            carries: false,
             key: None,
             principal: None,
             credentials: Bytes::new(),

@@ -49,7 +49,7 @@ mod recover;
 mod tend;
 mod transfer;
 
-pub use call::{Call, CallId, CallOutcome, Upstream};
+pub use call::{Call, CallId, CallOutcome, FirstCall, Upstream};
 pub use clock::{Clock, Moment};
 pub use job::{Answer, Fields, JobId, JobName, JobState, JobView, NotAJobName, Tag, state_name, state_named};
 pub use operation::{

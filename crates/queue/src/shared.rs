@@ -222,7 +222,7 @@ impl Telling {
         let there = self.to.send(self.what).is_ok();
         if let Some(accepted) = self.accepted {
             // It hears that first, and finds the answer.
-            let _ = accepted.send(Heard::Accepted);
+            let _ = accepted.send(Heard::Accepted(None));
         }
         there
     }

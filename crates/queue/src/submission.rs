@@ -61,6 +61,9 @@ pub struct Submission {
     /// Whether its client waits for longer than [`ANSWER_TIME`] anyway: then nobody is woken only to hear that it was
     /// accepted, if the answer is there within that.
     pub waits: bool,
+    /// Whether whoever submits it makes its first call, where that can be made at once
+    /// ([`Ticket::first_call`](crate::Ticket::first_call)): nobody else is woken for it then.
+    pub carries: bool,
     /// How long its delivery is to be put off (`Mainstay-Deliver-After`), at most
     /// [`model::queue::FURTHEST_DELIVERY`].
     pub deliver_after: Option<Duration>,

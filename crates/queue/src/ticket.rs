@@ -1,5 +1,6 @@
 //! Who waits for a job, and what they are told.
 
+use crate::call::FirstCall;
 use crate::job::{Answer, JobName, JobView};
 use crate::shared::{Shared, State, later};
 use crate::submission::{Cancelled, Waited};
@@ -15,13 +16,25 @@ pub struct Ticket {
     shared: Arc<Shared>,
     view: JobView,
     answered: oneshot::Receiver<Waited>,
+    first: Option<FirstCall>,
     /// Whether it is still known as its job's client.
     waits: bool,
 }
 
 impl Ticket {
-    pub(crate) fn new(shared: Arc<Shared>, view: JobView, answered: oneshot::Receiver<Waited>) -> Self {
-        Self { shared, view, answered, waits: true }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        view: JobView,
+        answered: oneshot::Receiver<Waited>,
+        first: Option<FirstCall>,
+    ) -> Self {
+        Self { shared, view, answered, first, waits: true }
+    }
+
+    /// The job's first call, to be made now. None: its turn comes later, or it was not asked for
+    /// ([`Submission::carries`](crate::Submission::carries)).
+    pub fn first_call(&mut self) -> Option<FirstCall> {
+        self.first.take()
     }
 
     /// The job's name.

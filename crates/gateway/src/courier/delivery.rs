@@ -7,7 +7,7 @@
 use crate::choice::Choice;
 use crate::clock::monotonic_ms;
 use crate::components::{Component, Remote};
-use crate::courier::Courier;
+use crate::courier::Carrier;
 use crate::courier::line::{Failure, Gathered, Line, keep, late};
 use crate::courier::way::Way;
 use crate::door::{self, Wish};
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use http::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, StatusCode, Uri};
 use http_body_util::Full;
-use queue::{Answer, Call, CallOutcome, Upstream};
+use queue::{Answer, Call, CallOutcome, Queue, Upstream};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -29,7 +29,7 @@ use tokio::net::TcpStream;
 
 /// What is known of a delivery while it is under way.
 struct Trip<'a> {
-    courier: &'a Courier,
+    carrier: &'a Carrier,
     call: &'a Call,
     choice: Choice,
     fields: HeaderMap,
@@ -64,12 +64,12 @@ enum Came {
 
 /// Makes one call and reports it. Dropped before it is ready, it is not reported: then its job finds out at the next
 /// start.
-pub(super) async fn deliver(courier: &Courier, call: Call) {
+pub(crate) async fn deliver(carrier: &Carrier, queue: &Queue, call: Call) {
     let mut fields = sent::fields(&call);
     let wish = door::recall(&mut fields);
     let choice = Choice::later(call.user, wish);
     let began = Instant::now();
-    let mut trip = Trip { courier, call: &call, choice, fields, began, way: None, sent: false };
+    let mut trip = Trip { carrier, call: &call, choice, fields, began, way: None, sent: false };
     let came = match tokio::time::timeout(call.timeout, trip.go()).await {
         Ok(came) => came,
         Err(_) if trip.sent => Came::Unanswered(format!("no whole answer within {:?}", call.timeout)),
@@ -96,9 +96,9 @@ pub(super) async fn deliver(courier: &Courier, call: Call) {
             (refused(StatusCode::BAD_REQUEST, "no-target", "There is no such target", &why), None)
         }
     };
-    courier.queue.report(call.id, outcome, settings.map(|queued| &*queued.settings));
+    queue.report(call.id, outcome, settings.map(|queued| &*queued.settings));
     if let Some((line, key)) = line {
-        keep(&courier.idle, key, line, monotonic_ms).await;
+        keep(&carrier.idle, key, line, monotonic_ms).await;
     }
 }
 
@@ -188,12 +188,12 @@ impl Trip<'_> {
     fn claim(&mut self) -> Result<(), Refusal> {
         self.way = None;
         let gone = |refusal: &Refusal| matches!(refusal.fault, Fault::NoCandidate | Fault::NoInstance);
-        let way = match Way::claim(self.courier, &self.choice) {
+        let way = match Way::claim(self.carrier, &self.choice) {
             // What a candidate that is gone has done is undone, and asked after, where its data is: that it is gone
             // says nothing of what it has done.
             Err(refusal) if (self.call.undo || self.call.probe) && gone(&refusal) => {
                 self.choice.wish = Wish::default();
-                Way::claim(self.courier, &self.choice)?
+                Way::claim(self.carrier, &self.choice)?
             }
             claimed => claimed?,
         };
@@ -252,11 +252,11 @@ impl Trip<'_> {
                 })?;
                 continue;
             };
-            if let Some(line) = self.courier.idle.borrow_mut().take(instance.key) {
+            if let Some(line) = self.carrier.idle.borrow_mut().take(instance.key) {
                 return Ok(Reached::Instance(line, instance.key));
             }
             let connected = connect(&instance, target.settings.limits.connect_timeout).await;
-            let left = self.way.as_ref().is_none_or(|way| way.is_left(self.courier, &self.choice));
+            let left = self.way.as_ref().is_none_or(|way| way.is_left(self.carrier, &self.choice));
             match connected {
                 // Nothing was sent yet, so the job belongs to whoever serves now.
                 Ok(_) if left => self.claim_again(tries).map_err(not_sent)?,
@@ -286,7 +286,7 @@ impl Trip<'_> {
     /// Once at most for a stamp that goes on having it.
     fn elsewhere(&mut self, tries: &mut Tries, why: impl FnOnce() -> Refusal) -> Result<(), Came> {
         let way = self.way.as_ref().expect("a delivery is made under a claim");
-        if !way.is_left(self.courier, &self.choice) {
+        if !way.is_left(self.carrier, &self.choice) {
             if !way.by_weight {
                 return Err(not_sent(why()));
             }
@@ -303,7 +303,7 @@ impl Trip<'_> {
 
     fn fail(&self, target: &Target) {
         if self.choice.wish.is_none() {
-            self.courier.connect_failed(target);
+            self.carrier.connect_failed(target);
         }
     }
 
@@ -315,7 +315,7 @@ impl Trip<'_> {
         tries: &Tries,
     ) -> Result<Option<Arc<Instance>>, Came> {
         let (limit, pinned) = (target.settings.limits.in_flight, self.pinned(target));
-        let random = || self.courier.random.next();
+        let random = || self.carrier.random.next();
         let mut passed = tries.unreachable.clone();
         let mut full = false;
         let way = self.way.as_mut().expect("a delivery is made under a claim");
@@ -345,7 +345,7 @@ impl Trip<'_> {
             Err(came) => return came,
         };
         for _ in 0..UNSENT_TRIES {
-            let idle = self.courier.idle.borrow_mut().take(remote.key);
+            let idle = self.carrier.idle.borrow_mut().take(remote.key);
             let mut line = match idle {
                 Some(line) => line,
                 None => match remote.external.connect().await {
@@ -395,7 +395,7 @@ impl Trip<'_> {
             Came::NoTarget(_) => return,
         };
         let latency_us = latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
-        self.courier.record(target, route, class, Outcome { error, latency_us });
+        self.carrier.record(target, route, class, Outcome { error, latency_us });
     }
 
     fn log(&self, came: &Came, way: Option<(&Way, u16)>) {
@@ -403,7 +403,7 @@ impl Trip<'_> {
             let target = routes.active.as_ref().or(routes.candidate.as_ref());
             target.is_none_or(|target| target.settings.access_log)
         };
-        if !self.courier.with_routes(logs) {
+        if !self.carrier.with_routes(logs) {
             return;
         }
         let (status, bytes_out, error) = match came {
@@ -442,7 +442,7 @@ impl Trip<'_> {
                 job: Some((Some(self.call.job.0), what)),
             },
         );
-        self.courier.lines.borrow_mut().write(&line, self.courier.counts());
+        self.carrier.lines.borrow_mut().write(&line, self.carrier.counts());
     }
 }
 

@@ -1,7 +1,7 @@
 //! The way of a delivery: a stamp whose slot is claimed, and one of its instances, held. Both are released on drop.
 
 use crate::choice::Choice;
-use crate::courier::Courier;
+use crate::courier::Carrier;
 use crate::fault::{Fault, Refusal};
 use crate::limits::CLAIM_TRIES;
 use crate::routes::{Instance, Target};
@@ -20,9 +20,9 @@ impl Way {
     ///
     /// # Errors
     /// There is no stamp.
-    pub(crate) fn claim(courier: &Courier, choice: &Choice) -> Result<Self, Refusal> {
+    pub(crate) fn claim(carrier: &Carrier, choice: &Choice) -> Result<Self, Refusal> {
         for _ in 0..CLAIM_TRIES {
-            let (target, by_weight) = courier.with_routes(|routes| {
+            let (target, by_weight) = carrier.with_routes(|routes| {
                 choice.target(routes).map(|chosen| (Arc::clone(chosen.target), chosen.by_weight))
             })?;
             // A slot is closed after the table without it was stored: the next look finds that one.
@@ -34,9 +34,9 @@ impl Way {
     }
 
     /// Whether what was not sent yet is no longer this stamp's, as for requests that are forwarded.
-    pub(crate) fn is_left(&self, courier: &Courier, choice: &Choice) -> bool {
+    pub(crate) fn is_left(&self, carrier: &Carrier, choice: &Choice) -> bool {
         let same = || {
-            courier.with_routes(|routes| {
+            carrier.with_routes(|routes| {
                 choice.target(routes).is_ok_and(|chosen| Arc::ptr_eq(&chosen.target.slot, &self.target.slot))
             })
         };

@@ -24,6 +24,7 @@ fn request(idempotent: bool) -> Submission {
         traffic: crate::Traffic::Users,
         user: None,
         waits: false,
+        carries: false,
         key: None,
         principal: None,
         credentials: Bytes::new(),

@@ -177,6 +177,7 @@ pub(crate) fn request(settings: QueuedRoute, body: &str) -> Submission {
         traffic: queue::Traffic::Users,
         user: Some(3),
         waits: false,
+        carries: false,
         key: None,
         principal: None,
         credentials: Bytes::new(),
