@@ -173,7 +173,18 @@ impl Shared {
         };
         let record = request.encode(&settings, &saga);
         let request = Arc::new(request);
-        Ok(Arrival { request, route: submission.route, record, identity, key, order, tag, delay, waits, carries })
+        Ok(Arrival {
+            request,
+            route: submission.route,
+            record,
+            identity,
+            key,
+            order,
+            tag,
+            delay,
+            waits,
+            carries,
+        })
     }
 
     /// Finds a place for an arrival. `stale` is a job whose key it may take over.
@@ -375,12 +386,7 @@ impl Shared {
         }
     }
 
-    fn first_call(
-        &self,
-        state: &mut State,
-        arrived: &Arrived,
-        (upstream, begun): (usize, Begun),
-    ) -> Call {
+    fn first_call(&self, state: &mut State, arrived: &Arrived, (upstream, begun): (usize, Begun)) -> Call {
         let (entry, bytes, request) = (arrived.entry, arrived.bytes, arrived.request.clone());
         let message = plain_message(&request);
         state.hot.keep(entry.id(), &request, bytes as usize);

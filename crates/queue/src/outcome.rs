@@ -106,6 +106,7 @@ impl Shared {
         let soon = plain
             && own.idempotent
             && matches!(&after, After::Settled(settled) if state.nobody_waits_for(settled));
+        let is_news = state.has_work();
         drop(state);
         self.tell(telling);
         match change {
@@ -113,7 +114,9 @@ impl Shared {
             Some(change) => self.write(change, after),
             None => self.take_effect(after),
         }
-        self.wake.notify_one();
+        if is_news {
+            self.wake.notify_one();
+        }
     }
 
     /// An attempt of a plain job.

@@ -338,6 +338,10 @@ impl Shared {
     pub(crate) fn take_effect(&self, after: After) {
         let mut state = self.lock();
         let (mut telling, mut others) = (None, Vec::new());
+        let sets_timer = match &after {
+            After::PutOff(..) | After::Doubt { .. } | After::AskAgain { .. } => true,
+            After::Settled(_) | After::Go(_) | After::Nothing => false,
+        };
         match after {
             After::Settled(settled) => (telling, others) = state.settle(*settled),
             After::PutOff(carried, at) => state.book.put_off(*carried, at),
@@ -349,13 +353,16 @@ impl Shared {
             After::Go(call) => state.prepared.push_back(call),
             After::Nothing => {}
         }
+        let is_news = sets_timer || state.has_work();
         drop(state);
         self.tell(telling);
         for other in others {
             // It may have stopped waiting.
             let _ = other.send(());
         }
-        self.wake.notify_one();
+        if is_news {
+            self.wake.notify_one();
+        }
     }
 }
 
@@ -391,6 +398,11 @@ impl State {
     /// Whether outcomes are yet to be written, for which there was no room: nothing new is begun until they are.
     pub(crate) fn is_behind(&self) -> bool {
         !self.unwritten.is_empty() || self.rewriting > 0
+    }
+
+    /// Whether there is anything to be called for now, should whom it is for allow it.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.prepared.is_empty() || self.book.has_work()
     }
 
     /// A number for a call.

@@ -274,7 +274,7 @@ impl Writer {
             made: None,
             // The caller may have stopped waiting; the write stands.
             done: move |result| drop(reply.send(result)),
-            cost: Cost { bytes: 0, may_fail_halfway: true, may_wait: false },
+            cost: Cost { bytes: 0, may_fail_halfway: true, may_wait: false, told_first: false },
         });
         self.jobs.send(job).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
@@ -336,6 +336,8 @@ pub(crate) struct Cost {
     pub(crate) may_fail_halfway: bool,
     /// Whether it may wait for [`PATIENCE`], so that a write that follows soon does not wait for its commit.
     pub(crate) may_wait: bool,
+    /// Whether its `done` is called before those of others in its batch; among themselves they keep their order.
+    pub(crate) told_first: bool,
 }
 
 fn gone() -> WriteError {

@@ -246,7 +246,8 @@ impl Journal {
     }
 
     /// Transaction 1: the job and its request. `done` is called on the writer's thread once both are on disk, or
-    /// are not, and must be short. If nothing can be written, it is called on this thread.
+    /// are not, and must be short; before those of other changes of the same commit, which nobody's client waits for. If
+    /// nothing can be written, it is called on this thread.
     pub fn accept(&self, job: NewJob, done: impl FnOnce(Result<(), WriteError>) + Send + 'static) {
         let writer = &self.inner.writer;
         if writer.waiting() >= ACCEPT_QUEUE_LIMIT || writer.waiting_bytes() >= ACCEPT_BYTES_LIMIT {
@@ -256,7 +257,7 @@ impl Journal {
             Ok(job) => job,
             Err(why) => return done(Err(why)),
         };
-        let cost = Cost { bytes: job.bytes(), may_fail_halfway: false, may_wait: false };
+        let cost = Cost { bytes: job.bytes(), may_fail_halfway: false, may_wait: false, told_first: true };
         let reserve = self.inner.reserve.clone();
         writer.submit(cost, move |t| write::accept(t, &job, &reserve), done);
     }
@@ -282,7 +283,12 @@ impl Journal {
             Ok(ready) => ready,
             Err(why) => return done(Err(why)),
         };
-        let cost = Cost { bytes: ready.bytes(), may_fail_halfway: ready.may_fail_halfway(), may_wait };
+        let cost = Cost {
+            bytes: ready.bytes(),
+            may_fail_halfway: ready.may_fail_halfway(),
+            may_wait,
+            told_first: false,
+        };
         let reserve = self.inner.reserve.clone();
         self.inner.writer.submit(cost, move |t| ready.apply(t, &reserve), done);
     }
@@ -294,7 +300,7 @@ impl Journal {
         retention: Retention,
         done: impl FnOnce(Result<Forgotten, WriteError>) + Send + 'static,
     ) {
-        let cost = Cost { bytes: 0, may_fail_halfway: true, may_wait: false };
+        let cost = Cost { bytes: 0, may_fail_halfway: true, may_wait: false, told_first: false };
         let work = move |t: &rusqlite::Transaction<'_>| {
             let forgotten = retention::forget(t, retention)?;
             retention::give_back(t)?;

@@ -72,6 +72,12 @@ impl Book {
         if looks == 0 { Pick::More } else { Pick::Wait(wake) }
     }
 
+    /// Whether there is anything that [`pick`](Self::pick) may find before a timer goes off.
+    pub(crate) fn has_work(&self) -> bool {
+        let has = |line: &super::Line| !line.fresh.is_empty() || !line.again.is_empty();
+        self.lines.iter().any(has) || self.targets.iter().any(|target| !target.ready.is_empty())
+    }
+
     /// Whether a line that is first for `upstream` has anything.
     fn is_wanted(&self, upstream: Option<UpstreamIndex>) -> bool {
         let has = |line: &super::Line| !line.fresh.is_empty() || !line.again.is_empty();

@@ -275,6 +275,67 @@ async fn who_waits_anyway_hears_of_the_answer_and_of_nothing_before() {
 }
 
 #[tokio::test]
+async fn whoever_submits_may_make_the_first_call() {
+    for settings in [QueuedRoute::default(), idempotent()] {
+        let ordered = QueuedRoute { order_by: Some(JsonPath("$.user".into())), ..settings };
+        let carries =
+            || Submission { carries: true, waits: true, ..request(ordered.clone(), r#"{"user":1}"#) };
+        let stage = Stage::new();
+        let mut ticket = stage.accept(carries()).await;
+        let first = ticket.first_call().expect("nothing is before it");
+        assert!(ticket.first_call().is_none(), "there is one");
+        assert!(stage.due().await.is_none(), "nobody else makes it");
+        let call = first.take();
+        assert_eq!((call.job, call.attempt, &call.body[..]), (ticket.name().id, 1, &br#"{"user":1}"#[..]));
+        // The next one for this user is behind it, and not for whoever submitted it.
+        let mut behind = Box::pin(stage.submit(carries()));
+        tokio::select! {
+            biased;
+            heard = &mut behind => panic!("{heard:?}"),
+            due = stage.due() => assert!(due.is_none(), "{due:?}"),
+        }
+        stage.report(&call, answered(201, "made"));
+        let waited = ticket.wait(WAIT).await;
+        assert!(matches!(&waited, Waited::Settled(view, Some(_)) if view.state == JobState::Done), "{waited:?}");
+        let call = stage.call().await;
+        stage.report(&call, answered(201, "made too"));
+        let Submitted::New(mut ticket) = behind.await else { panic!("it was accepted") };
+        assert!(ticket.first_call().is_none());
+        assert!(matches!(ticket.wait(WAIT).await, Waited::Settled(_, Some(_))));
+        stage.settled().await;
+        assert_eq!((stage.counters().delivered, stage.counters().attempts), (2, 2));
+    }
+}
+
+#[tokio::test]
+async fn a_first_call_that_nobody_takes_is_the_couriers() {
+    let stage = Stage::new();
+    let carries = |body: &str| Submission { carries: true, ..request(idempotent(), body) };
+    // Its ticket is dropped with it.
+    drop(stage.accept(carries("1")).await);
+    let call = stage.call().await;
+    assert_eq!((&call.body[..], call.attempt), (&b"1"[..], 1));
+    stage.report(&call, answered(201, ""));
+    // Whoever submitted it is gone before it is on disk.
+    let queue = stage.queue.clone();
+    let submission = carries("2");
+    let submits = tokio::spawn(async move { queue.submit(submission, |_| {}).await });
+    tokio::task::yield_now().await;
+    submits.abort();
+    // It is either over or gone.
+    drop(submits.await);
+    let call = stage.call().await;
+    assert_eq!((&call.body[..], call.attempt), (&b"2"[..], 1));
+    // Killed while it is under way: the next owner sends it again.
+    let stage = stage.kill();
+    let call = stage.call().await;
+    assert_eq!(&call.body[..], b"2");
+    stage.report(&call, answered(201, ""));
+    stage.settled().await;
+    assert_eq!(stage.queue.status().depth, 0);
+}
+
+#[tokio::test]
 async fn what_holds_up_users_does_not_hold_up_a_preview() {
     let stage = Stage::new();
     let settings = QueuedRoute { order_by: Some(JsonPath("$.user".into())), ..idempotent() };

@@ -25,6 +25,8 @@ pub(super) trait Job: Send {
     fn bytes(&self) -> usize;
     /// Whether it may wait for company.
     fn may_wait(&self) -> bool;
+    /// Whether it is answered before others of its batch.
+    fn is_told_first(&self) -> bool;
 }
 
 /// A write and who is told of it.
@@ -64,6 +66,10 @@ where
     fn may_wait(&self) -> bool {
         self.cost.may_wait
     }
+
+    fn is_told_first(&self) -> bool {
+        self.cost.told_first
+    }
 }
 
 /// The writer's thread.
@@ -96,6 +102,8 @@ impl Thread {
             {
                 self.trouble.set(why.clone());
             }
+            // Clients wait for these; whoever asks when all else is done is told in its turn.
+            written.sort_by_key(|job| !job.is_told_first());
             for job in written.drain(..) {
                 job.answer(committed.clone());
             }

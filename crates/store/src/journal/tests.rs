@@ -175,7 +175,7 @@ fn a_full_disk_refuses_and_then_works_again() {
     let (journal, _) = open(&folder);
     accept(&journal, new_job(1)).unwrap();
     let limit = |pages: i64| {
-        let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false };
+        let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, told_first: false };
         wait(|done| {
             journal.inner.writer.submit(
                 cost,
@@ -705,7 +705,7 @@ fn a_slow_disk_gets_no_more_jobs_than_it_can_write() {
     // The writer is held up in the middle of a batch.
     let (held, hold) = mpsc::channel();
     let (go, wait_for) = mpsc::channel::<()>();
-    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false };
+    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, told_first: false };
     let stop = move |_: &rusqlite::Transaction<'_>| {
         held.send(()).unwrap();
         let _ = wait_for.recv();
@@ -732,6 +732,43 @@ fn a_slow_disk_gets_no_more_jobs_than_it_can_write() {
     }
     accept(&journal, new_job(60_000)).unwrap();
     assert_eq!(journal.job(JobId(1)).unwrap().unwrap().state, JobState::Done);
+}
+
+#[test]
+fn of_one_commit_who_was_accepted_hears_first_and_others_in_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    accept(&journal, new_job(1)).unwrap();
+    accept(&journal, new_job(2)).unwrap();
+    // The writer is held up in the middle of a batch, to which the others are added.
+    let (held, hold) = mpsc::channel();
+    let (go, wait_for) = mpsc::channel::<()>();
+    let (told, hear) = mpsc::channel();
+    let tell = |what: &'static str| {
+        let told = told.clone();
+        move |result: Result<(), WriteError>| told.send((what, result)).unwrap()
+    };
+    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, told_first: false };
+    let stop = move |_: &rusqlite::Transaction<'_>| {
+        held.send(()).unwrap();
+        let _ = wait_for.recv();
+        Ok(())
+    };
+    journal.inner.writer.submit(cost, stop, tell("held up"));
+    hold.recv_timeout(PATIENCE).unwrap();
+    journal.update_soon(outcome(1, JobState::Done, 5), tell("outcome 1"));
+    journal.accept(new_job(3), tell("accept 3"));
+    journal.update(outcome(2, JobState::Done, 5), tell("outcome 2"));
+    journal.accept(new_job(4), tell("accept 4"));
+    journal.update(Change::Several(Vec::new()), tell("all else"));
+    go.send(()).unwrap();
+    let mut heard = Vec::new();
+    while heard.len() < 6 {
+        let (what, result) = hear.recv_timeout(PATIENCE).unwrap();
+        result.unwrap();
+        heard.push(what);
+    }
+    assert_eq!(heard, ["accept 3", "accept 4", "held up", "outcome 1", "outcome 2", "all else"]);
 }
 
 #[test]
