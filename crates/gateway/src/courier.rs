@@ -19,6 +19,7 @@ use crate::limits::{SETTLE_TIME, TICK};
 use queue::{Call, CallOutcome, Queue, WriteError};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -113,11 +114,16 @@ impl Courier {
         Ok(())
     }
 
-    /// Lets what is in flight answer whoever waits for it, for [`SETTLE_TIME`]; its outcomes cannot be written.
+    /// Lets what is in flight answer whoever waits for it, here and on the workers, for [`SETTLE_TIME`]; its outcomes
+    /// cannot be written. What workers have in flight then is cut when the queue is closed.
     async fn abandon(&self, mut calls: JoinSet<()>) {
         let answers = async {
             while let Some(ended) = calls.join_next().await {
                 abort_on_panic(ended);
+            }
+            // Nothing tells of the last of them: that would cost every request something for this rare moment.
+            while self.carrier.shared.desk.carried.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(TICK).await;
             }
         };
         // What takes longer is cut.

@@ -10,7 +10,7 @@ pub(crate) mod metrics;
 
 use crate::courier::{Carrier, Courier, End};
 use crate::fault::{Fault, Refusal};
-use crate::limits::{ACCEPT_TIME, DRAIN_GRACE, QUEUE_CLOSE_TIME, REOPEN_PAUSE, SETTLE_TIME};
+use crate::limits::{ACCEPT_TIME, DRAIN_GRACE, QUEUE_CLOSE_TIME, REOPEN_PAUSE};
 use crate::lines::{Bundle, Lines};
 use crate::routes::Routes;
 use crate::worker::Shared;
@@ -18,7 +18,7 @@ use model::queue::QueueLimits;
 use queue::{Clock, Options, Queue, RepairReport, WriteError};
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -38,6 +38,8 @@ pub(crate) struct Desk {
     repairs: watch::Sender<u64>,
     /// Bytes of bodies that are in memory and not on disk yet.
     pub(crate) gathered: AtomicU64,
+    /// First calls that workers make.
+    pub(crate) carried: AtomicUsize,
 }
 
 /// Whether there is a queue.
@@ -72,6 +74,7 @@ impl Desk {
             file: Mutex::default(),
             repairs: watch::Sender::new(0),
             gathered: AtomicU64::new(0),
+            carried: AtomicUsize::new(0),
         }
     }
 
@@ -195,13 +198,12 @@ impl Desk {
         }
     }
 
-    /// Returns [`SETTLE_TIME`] after the queue was closed: what is still under way for it is to be cut then, before the
-    /// file can be opened again. For who has the queue.
-    pub(crate) async fn abandoned(&self) {
+    /// Returns once the queue is closed: what is still under way for it is to be cut, before the file is opened again.
+    /// For who has the queue.
+    pub(crate) async fn shut_down(&self) {
         let mut state = self.state.subscribe();
         // The sender is this desk's.
         let _ = state.wait_for(|state| !matches!(state, State::Open(_))).await;
-        tokio::time::sleep(SETTLE_TIME).await;
     }
 
     /// The gateway begins to drain: see [`Self::closing`].

@@ -11,7 +11,7 @@
 //!   guard has tripped (`watch`) or the candidate takes no connection.
 //! - A request that was sent nowhere may wait for an instance (`hold`), in one place of a limited number.
 //! - What may have been sent is not sent again, unless it is safe and has no body (`forward`).
-//! - What a queued route acknowledges is on disk (`queued`); deliveries are the courier's alone (`courier`).
+//! - What a queued route acknowledges is on disk (`queued`); no delivery depends on its client's connection (`courier`).
 //! - Nothing that can be read in two ways gets past `guard`.
 //! - Every wait has a deadline and every buffer a limit (`limits`).
 

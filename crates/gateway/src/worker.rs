@@ -256,9 +256,9 @@ impl Worker {
             let worker = &load.0;
             tokio::select! {
                 biased;
-                () = courier::deliver(&worker.carrier, &queue, first.take()) => {}
                 // It is not to be under way when its job is found again.
-                () = worker.shared.desk.abandoned() => {}
+                () = worker.shared.desk.shut_down() => {}
+                () = courier::deliver(&worker.carrier, &queue, first.take()) => {}
             }
         });
     }
@@ -346,6 +346,7 @@ struct Load(Rc<Worker>);
 impl Load {
     fn new(worker: Rc<Worker>) -> Self {
         worker.carried.set(worker.carried.get() + 1);
+        worker.shared.desk.carried.fetch_add(1, Ordering::Relaxed);
         Self(worker)
     }
 }
@@ -353,6 +354,7 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         self.0.carried.set(self.0.carried.get() - 1);
+        self.0.shared.desk.carried.fetch_sub(1, Ordering::Relaxed);
         abort_if_panicking();
     }
 }

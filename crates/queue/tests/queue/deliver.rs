@@ -296,7 +296,10 @@ async fn whoever_submits_may_make_the_first_call() {
         }
         stage.report(&call, answered(201, "made"));
         let waited = ticket.wait(WAIT).await;
-        assert!(matches!(&waited, Waited::Settled(view, Some(_)) if view.state == JobState::Done), "{waited:?}");
+        assert!(
+            matches!(&waited, Waited::Settled(view, Some(_)) if view.state == JobState::Done),
+            "{waited:?}"
+        );
         let call = stage.call().await;
         stage.report(&call, answered(201, "made too"));
         let Submitted::New(mut ticket) = behind.await else { panic!("it was accepted") };
