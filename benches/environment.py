@@ -135,12 +135,14 @@ class Control(http.client.HTTPConnection):
 
     def state(self):
         """`GET /v1/state`; none while no gateway answers."""
-        try:
-            self.request("GET", "/v1/state")
-            return json.loads(self.getresponse().read())
-        except (OSError, http.client.HTTPException, ValueError):
-            self.close()
-            return None
+        # The connection that was kept may lead to a gateway that was killed since.
+        for _ in range(2):
+            try:
+                self.request("GET", "/v1/state")
+                return json.loads(self.getresponse().read())
+            except (OSError, http.client.HTTPException, ValueError):
+                self.close()
+        return None
 
 
 class Load:
