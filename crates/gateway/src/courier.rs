@@ -86,7 +86,9 @@ impl Courier {
         }
         self.queue.rest();
         let mut cut = pin!(reached(end.clone(), End::Cut));
-        while !calls.is_empty() {
+        // What workers still have in flight may come back, and its outcomes are to be on disk.
+        let carried = &self.carrier.shared.desk.carried;
+        while !calls.is_empty() || carried.load(Ordering::Relaxed) > 0 {
             tokio::select! {
                 () = &mut cut => break,
                 call = &mut next => {

@@ -198,12 +198,11 @@ impl Desk {
         }
     }
 
-    /// Returns once the queue is closed: what is still under way for it is to be cut, before the file is opened again.
-    /// For who has the queue.
-    pub(crate) async fn shut_down(&self) {
+    /// Returns once this queue is closed: what is still under way for it is to be cut, before its file is opened again.
+    pub(crate) async fn shut_down(&self, queue: &Queue) {
         let mut state = self.state.subscribe();
         // The sender is this desk's.
-        let _ = state.wait_for(|state| !matches!(state, State::Open(_))).await;
+        let _ = state.wait_for(|state| !matches!(state, State::Open(open) if open.is(queue))).await;
     }
 
     /// The gateway begins to drain: see [`Self::closing`].
@@ -211,7 +210,7 @@ impl Desk {
         self.end.send_replace(End::Near);
     }
 
-    /// The workers have ended: the courier takes no further calls, and ends with those in flight.
+    /// Clients are gone, or take too long: the courier takes no further calls, and ends with those in flight.
     pub(crate) fn drain(&self) {
         self.end.send_replace(End::Drain);
         self.lock().lines = None;

@@ -19,7 +19,6 @@ use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -252,16 +251,17 @@ async fn drain(
         threads.push(thread);
     }
     let all = async {
-        let mut workers = pin!(async {
-            for end in &mut ends {
-                let _ = end.await;
+        // What is still taken on is dispatched too, so that it is not found half-way at the next start.
+        let clients = async {
+            while crew.shared.connections() > 0 {
+                crew.shared.ended.notified().await;
             }
-        });
-        // What the workers still take on is dispatched too, so that it is not found half-way at the next start.
-        let early = tokio::time::timeout(drain_time / 2, workers.as_mut()).await.is_ok();
+        };
+        // Those who take longer get no more of the courier's time.
+        let _ = tokio::time::timeout(drain_time / 2, clients).await;
         desk.drain();
-        if !early {
-            workers.await;
+        for end in &mut ends {
+            let _ = end.await;
         }
         desk.delivered().await;
     };

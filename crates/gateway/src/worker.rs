@@ -253,12 +253,12 @@ impl Worker {
     pub(crate) fn carry(self: &Rc<Self>, queue: &Queue, first: FirstCall) {
         let (load, queue) = (Load::new(Rc::clone(self)), queue.clone());
         tokio::task::spawn_local(async move {
-            let worker = &load.0;
+            let (worker, Some(call)) = (&load.0, first.take()) else { return };
             tokio::select! {
                 biased;
                 // It is not to be under way when its job is found again.
-                () = worker.shared.desk.shut_down() => {}
-                () = courier::deliver(&worker.carrier, &queue, first.take()) => {}
+                () = worker.shared.desk.shut_down(&queue) => {}
+                () = courier::deliver(&worker.carrier, &queue, call) => {}
             }
         });
     }

@@ -257,13 +257,14 @@ impl Shared {
         let shared = self.clone();
         self.journal.accept(*new, move |written| shared.written_or_not(arrived, (heard, answer), written));
         let first = match told_from {
-            None => hears.await,
+            // Borrowed in both: a call that comes with it is dropped after it is known that its client is gone.
+            None => (&mut hears).await,
             Some(from) => tokio::select! {
                 biased;
                 first = &mut hears => first,
                 () = self.clock.sleep_until(from) => {
                     self.tell_accepted(view.name.id);
-                    hears.await
+                    (&mut hears).await
                 }
             },
         };

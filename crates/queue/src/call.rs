@@ -81,9 +81,10 @@ impl FirstCall {
         Self { shared, call: Some(call) }
     }
 
-    /// The call, which is to be made and reported as one that [`crate::Queue::next`] has returned.
-    pub fn take(mut self) -> Call {
-        self.call.take().expect("only a drop follows")
+    /// The call, which is to be made and reported as one that [`crate::Queue::next`] has returned. None: nothing is
+    /// written any longer, so what came of it could not be; whoever opens the queue next makes it.
+    pub fn take(mut self) -> Option<Call> {
+        self.call.take_if(|_| self.shared.trouble().is_none())
     }
 }
 

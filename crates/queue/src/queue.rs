@@ -45,6 +45,11 @@ impl Queue {
         Ok(Self { shared: Shared::open(path, options)? })
     }
 
+    /// Whether this is the same queue, opened once.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// Accepts a request, or says why not; returns once it is on disk. `numbered` is called with its number as soon as
     /// it has one, before it is written. Cancel-safe in the sense that a caller who stops waiting has submitted all the
     /// same.

@@ -285,7 +285,7 @@ async fn whoever_submits_may_make_the_first_call() {
         let first = ticket.first_call().expect("nothing is before it");
         assert!(ticket.first_call().is_none(), "there is one");
         assert!(stage.due().await.is_none(), "nobody else makes it");
-        let call = first.take();
+        let call = first.take().expect("the queue is well");
         assert_eq!((call.job, call.attempt, &call.body[..]), (ticket.name().id, 1, &br#"{"user":1}"#[..]));
         // The next one for this user is behind it, and not for whoever submitted it.
         let mut behind = Box::pin(stage.submit(carries()));
