@@ -1,10 +1,14 @@
-//! Which job has which `Idempotency-Key`: a hash of each key and the number of its job, 24 bytes a key.
+//! Which job has which `Idempotency-Key`: a hash of each key and the number of its job, 24 bytes a key and two for a
+//! filter.
 //!
 //! The newest keys lie in an open map. Once it is full it is sealed: sorted into a segment that is searched by
-//! interpolation, because hashes are spread evenly. Segments follow each other in time, so what expires lies
-//! together.
+//! interpolation, because hashes are spread evenly, and only for keys that its filter lets pass. Segments follow each
+//! other in time, so what expires lies together.
+
+mod filter;
 
 use crate::job::JobId;
+use filter::Filter;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -34,11 +38,16 @@ impl KeyHash {
         let both = u128::from_be_bytes(bytes);
         Self { key: (both >> 64) as u64, scope: both as u64 }
     }
+
+    /// Both halves in one.
+    fn spread(self) -> u64 {
+        self.key ^ self.scope.rotate_left(32)
+    }
 }
 
 impl std::hash::Hash for KeyHash {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.key ^ self.scope.rotate_left(32));
+        state.write_u64(self.spread());
     }
 }
 
@@ -76,6 +85,8 @@ struct Entry {
 struct Segment {
     /// Sorted; under one hash the newest job is the last.
     entries: Vec<Entry>,
+    /// Lets all of them pass.
+    filter: Filter,
     first_id: u64,
     last_id: u64,
     /// When its newest key was accepted, in Unix milliseconds.
@@ -156,7 +167,8 @@ impl Keys {
     fn push(&mut self, entries: Vec<Entry>, newest_ms: i64) {
         let ids = || entries.iter().map(|entry| entry.id);
         let (Some(first_id), Some(last_id)) = (ids().min(), ids().max()) else { return };
-        self.sealed.push(Segment { entries, first_id, last_id, newest_ms, swept_ms: i64::MIN });
+        let filter = Filter::of(&entries);
+        self.sealed.push(Segment { entries, filter, first_id, last_id, newest_ms, swept_ms: i64::MIN });
     }
 
     /// The oldest stretch with keys from before `before_ms` only that was not swept since `swept_ms`.
@@ -175,6 +187,7 @@ impl Keys {
                 segment.entries.retain(|entry| left.binary_search(&JobId(entry.id)).is_ok());
                 if segment.entries.len() < before {
                     segment.entries.shrink_to_fit();
+                    segment.filter = Filter::of(&segment.entries);
                 }
             }
         }
@@ -192,6 +205,9 @@ impl Segment {
     /// The last entry under `hash`: an interpolation search between `low` and `high`, which halves at least every
     /// other step so that uneven hashes cost no more than a binary search.
     fn get(&self, hash: KeyHash) -> Option<u64> {
+        if !self.filter.passes(hash) {
+            return None;
+        }
         let (mut low, mut high) = (0, self.entries.len());
         let mut guess = true;
         while low < high {

@@ -59,6 +59,16 @@ fn what_is_forgotten_is_swept_and_what_is_not_stays() {
     assert_eq!(keys.get(spread(SEGMENT_KEYS as u64 + 1)), Some(JobId(SEGMENT_KEYS as u64 + 1)));
 }
 
+#[test]
+fn few_keys_that_are_not_there_are_searched_for() {
+    let entries: Vec<Entry> = (0..SEGMENT_KEYS as u64).map(|n| Entry { hash: spread(n), id: n }).collect();
+    let filter = Filter::of(&entries);
+    assert!(entries.iter().all(|entry| filter.passes(entry.hash)));
+    let others = SEGMENT_KEYS as u64..2 * SEGMENT_KEYS as u64;
+    let passed = others.filter(|n| filter.passes(spread(*n))).count();
+    assert!(passed * 50 < SEGMENT_KEYS, "{passed} of {SEGMENT_KEYS} pass");
+}
+
 proptest! {
     /// Segments of any hashes, equal and uneven ones among them, say what a map says.
     #[test]
@@ -71,7 +81,8 @@ proptest! {
             entries.push(Entry { hash: hash(*key), id: id as u64 });
         }
         entries.sort();
-        let segment = Segment { entries, first_id: 0, last_id: 0, newest_ms: 0, swept_ms: 0 };
+        let filter = Filter::of(&entries);
+        let segment = Segment { entries, filter, first_id: 0, last_id: 0, newest_ms: 0, swept_ms: 0 };
         for key in 0..41 {
             for scope in 0..4 {
                 for far in [false, true] {
