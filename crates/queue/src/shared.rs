@@ -291,7 +291,7 @@ impl Shared {
         self.journal.update(change, move |written| shared.written(kept, after, written));
     }
 
-    /// The same, for what is to be on disk soon and not at once: what comes next shares its commit.
+    /// The same, for what is to be on disk soon and not at once: it shares a commit with others.
     pub(crate) fn write_soon(self: &Arc<Self>, change: Change, after: After) {
         let shared = self.clone();
         let kept = change.clone();

@@ -2,11 +2,13 @@
 
 mod batch;
 mod end;
+mod later;
 
 pub(crate) use end::Writing;
 
 use batch::{Job, Submitted, Thread};
 use end::{End, Over};
+use later::Later;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use std::fs::OpenOptions;
@@ -24,8 +26,9 @@ pub const QUEUE_LIMIT: usize = 1024;
 pub const BATCH_LIMIT: usize = 256;
 /// How many bytes share one commit, about: the batch ends with the write that reaches them.
 pub const BATCH_BYTES_LIMIT: usize = 8 * 1024 * 1024;
-/// How long a write that may wait does so, at most, for one that does not, with which it shares a commit.
-pub const PATIENCE: Duration = Duration::from_millis(2);
+/// How long writes that may wait do so, at most, before they are written by themselves. After half of that they share
+/// the next commit.
+pub const PATIENCE: Duration = Duration::from_millis(10);
 /// How many prepared statements a connection keeps.
 pub(crate) const STATEMENTS_KEPT: usize = 64;
 /// How long SQLite waits for another process that holds the file, such as a backup.
@@ -143,6 +146,7 @@ impl Default for Settings {
 #[derive(Clone)]
 pub struct Writer {
     jobs: mpsc::Sender<Box<dyn Job>>,
+    later: Arc<Later>,
     waiting_bytes: Arc<AtomicUsize>,
     trouble: Trouble,
     thread: std::thread::Thread,
@@ -239,10 +243,12 @@ pub(crate) fn start(
     trouble: Trouble,
 ) -> Result<Writer, OpenError> {
     let (jobs, queue) = mpsc::channel(settings.queue);
+    let later = Arc::new(Later::default());
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
     let end = Arc::new(End::default());
     let thread = Thread {
         queue,
+        later: later.clone(),
         waiting_bytes: waiting_bytes.clone(),
         trouble: trouble.clone(),
         guard: settings.guard,
@@ -257,7 +263,7 @@ pub(crate) fn start(
             thread.run(connection);
         })
         .map_err(|e| OpenError::of(path, rusqlite::Error::ToSqlConversionFailure(Box::new(e))))?;
-    Ok(Writer { jobs, waiting_bytes, trouble, thread: started.thread().clone(), end })
+    Ok(Writer { jobs, later, waiting_bytes, trouble, thread: started.thread().clone(), end })
 }
 
 impl Writer {
@@ -274,7 +280,7 @@ impl Writer {
             made: None,
             // The caller may have stopped waiting; the write stands.
             done: move |result| drop(reply.send(result)),
-            cost: Cost { bytes: 0, may_fail_halfway: true, may_wait: false, told_first: false },
+            cost: Cost { bytes: 0, may_fail_halfway: true, may_wait: false, is_new: false },
         });
         self.jobs.send(job).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
@@ -290,7 +296,18 @@ impl Writer {
     {
         let bytes = cost.bytes;
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let job = Box::new(Submitted { work: Some(work), made: None, done, cost });
+        let mut job: Box<dyn Job> = Box::new(Submitted { work: Some(work), made: None, done, cost });
+        if cost.may_wait {
+            job = match self.later.put(job) {
+                Ok(is_first) => {
+                    if is_first {
+                        self.thread.unpark();
+                    }
+                    return;
+                }
+                Err(job) => job,
+            };
+        }
         let (job, why) = match self.jobs.try_send(job) {
             Ok(()) => return,
             Err(TrySendError::Full(job)) => (job, busy(self.waiting())),
@@ -336,8 +353,9 @@ pub(crate) struct Cost {
     pub(crate) may_fail_halfway: bool,
     /// Whether it may wait for [`PATIENCE`], so that a write that follows soon does not wait for its commit.
     pub(crate) may_wait: bool,
-    /// Whether its `done` is called before those of others in its batch; among themselves they keep their order.
-    pub(crate) told_first: bool,
+    /// Whether it is about nothing that was handed in before it. It may then be written before writes that wait, and
+    /// its `done` is called before those of others in its batch; among themselves they keep their order.
+    pub(crate) is_new: bool,
 }
 
 fn gone() -> WriteError {

@@ -257,7 +257,7 @@ impl Journal {
             Ok(job) => job,
             Err(why) => return done(Err(why)),
         };
-        let cost = Cost { bytes: job.bytes(), may_fail_halfway: false, may_wait: false, told_first: true };
+        let cost = Cost { bytes: job.bytes(), may_fail_halfway: false, may_wait: false, is_new: true };
         let reserve = self.inner.reserve.clone();
         writer.submit(cost, move |t| write::accept(t, &job, &reserve), done);
     }
@@ -267,8 +267,8 @@ impl Journal {
         self.change(change, false, done);
     }
 
-    /// The same for what nobody waits for: it waits itself, at most for [`commit::PATIENCE`], so that it shares the
-    /// commit of what comes next. What is handed in after it is not written before it.
+    /// The same for what nobody waits for: it waits itself, at most for [`commit::PATIENCE`], so that it shares a commit
+    /// with others like it. Of what is handed in after it only new jobs are written before it.
     pub fn update_soon(&self, change: Change, done: impl FnOnce(Result<(), WriteError>) + Send + 'static) {
         self.change(change, true, done);
     }
@@ -287,7 +287,7 @@ impl Journal {
             bytes: ready.bytes(),
             may_fail_halfway: ready.may_fail_halfway(),
             may_wait,
-            told_first: false,
+            is_new: false,
         };
         let reserve = self.inner.reserve.clone();
         self.inner.writer.submit(cost, move |t| ready.apply(t, &reserve), done);
@@ -300,7 +300,7 @@ impl Journal {
         retention: Retention,
         done: impl FnOnce(Result<Forgotten, WriteError>) + Send + 'static,
     ) {
-        let cost = Cost { bytes: 0, may_fail_halfway: true, may_wait: false, told_first: false };
+        let cost = Cost { bytes: 0, may_fail_halfway: true, may_wait: false, is_new: false };
         let work = move |t: &rusqlite::Transaction<'_>| {
             let forgotten = retention::forget(t, retention)?;
             retention::give_back(t)?;

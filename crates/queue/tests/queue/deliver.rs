@@ -319,6 +319,7 @@ async fn a_first_call_that_nobody_takes_is_the_couriers() {
     let call = stage.call().await;
     assert_eq!((&call.body[..], call.attempt), (&b"1"[..], 1));
     stage.report(&call, answered(201, ""));
+    stage.settled().await;
     // Whoever submitted it is gone before it is on disk.
     let queue = stage.queue.clone();
     let submission = carries("2");

@@ -1,9 +1,9 @@
 //! The writer's thread: batches of jobs, each one transaction.
 
 use super::end::End;
+use super::later::Later;
 use super::{
-    BATCH_BYTES_LIMIT, BATCH_LIMIT, Between, Cost, Guard, PATIENCE, STATEMENTS_KEPT, Trouble, WriteError,
-    Writing, gone,
+    BATCH_BYTES_LIMIT, BATCH_LIMIT, Between, Cost, Guard, STATEMENTS_KEPT, Trouble, WriteError, Writing, gone,
 };
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use std::collections::VecDeque;
@@ -23,10 +23,8 @@ pub(super) trait Job: Send {
     fn may_fail_halfway(&self) -> bool;
     /// About how many bytes it writes.
     fn bytes(&self) -> usize;
-    /// Whether it may wait for company.
-    fn may_wait(&self) -> bool;
-    /// Whether it is answered before others of its batch.
-    fn is_told_first(&self) -> bool;
+    /// Whether it is about nothing that was handed in before it.
+    fn is_new(&self) -> bool;
 }
 
 /// A write and who is told of it.
@@ -63,18 +61,15 @@ where
         self.cost.bytes
     }
 
-    fn may_wait(&self) -> bool {
-        self.cost.may_wait
-    }
-
-    fn is_told_first(&self) -> bool {
-        self.cost.told_first
+    fn is_new(&self) -> bool {
+        self.cost.is_new
     }
 }
 
 /// The writer's thread.
 pub(super) struct Thread {
     pub(super) queue: mpsc::Receiver<Box<dyn Job>>,
+    pub(super) later: Arc<Later>,
     pub(super) waiting_bytes: Arc<AtomicUsize>,
     pub(super) trouble: Trouble,
     pub(super) guard: Option<Guard>,
@@ -88,7 +83,7 @@ impl Thread {
         // Every text that the room uses stays prepared.
         connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
         let (mut gathered, mut written) = (VecDeque::new(), Vec::new());
-        let _watch = Watch(self.trouble.clone());
+        let _watch = Watch(self.trouble.clone(), self.later.clone());
         while self.gather(&mut gathered) {
             let committed = match self.trouble.get() {
                 Some(why) => {
@@ -103,7 +98,7 @@ impl Thread {
                 self.trouble.set(why.clone());
             }
             // Clients wait for these; whoever asks when all else is done is told in its turn.
-            written.sort_by_key(|job| !job.is_told_first());
+            written.sort_by_key(|job| !job.is_new());
             for job in written.drain(..) {
                 job.answer(committed.clone());
             }
@@ -118,20 +113,34 @@ impl Thread {
         self.between = None;
     }
 
-    /// Waits for what begins a batch: a job that does not wait, or jobs that have waited for [`PATIENCE`], or a whole
-    /// batch of them. False: there will be none.
+    /// Waits for what begins a batch: a job, or those that have waited for long enough. False: there will be none.
     fn gather(&mut self, gathered: &mut VecDeque<Box<dyn Job>>) -> bool {
-        let (mut until, mut bytes) = (None, 0);
-        while let Received::Job(job) = receive(&mut self.queue, &self.end, until) {
-            let may_wait = job.may_wait();
-            bytes += job.bytes();
-            gathered.push_back(self.taken(job));
-            if !may_wait || gathered.len() >= BATCH_LIMIT || bytes >= BATCH_BYTES_LIMIT {
-                break;
+        match receive(&mut self.queue, &self.end, &self.later) {
+            Received::Job(job) => {
+                let before = if job.is_new() { self.later.for_company() } else { self.later.all() };
+                self.take(before, gathered);
+                self.take([job], gathered);
             }
-            until = until.or_else(|| Some(Instant::now() + PATIENCE));
+            Received::Due => self.take(self.later.all(), gathered),
+            Received::Closed => self.take(self.later.close(), gathered),
         }
         !gathered.is_empty()
+    }
+
+    /// What has arrived meanwhile, behind what has to be written before it.
+    fn gather_more(&mut self, gathered: &mut VecDeque<Box<dyn Job>>) {
+        if let Ok(job) = self.queue.try_recv() {
+            if !job.is_new() {
+                self.take(self.later.all(), gathered);
+            }
+            self.take([job], gathered);
+        }
+    }
+
+    fn take(&self, jobs: impl IntoIterator<Item = Box<dyn Job>>, gathered: &mut VecDeque<Box<dyn Job>>) {
+        gathered.extend(jobs.into_iter().inspect(|job| {
+            self.waiting_bytes.fetch_sub(job.bytes(), Ordering::Relaxed);
+        }));
     }
 
     /// One transaction: what was gathered, and whatever has arrived meanwhile. `written` are the jobs that are to hear
@@ -155,8 +164,7 @@ impl Thread {
             }
         };
         let (mut count, mut bytes) = (0, 0);
-        let mut next = gathered.pop_front();
-        while let Some(mut job) = next.take() {
+        while let Some(mut job) = gathered.pop_front() {
             count += 1;
             bytes += job.bytes();
             let ran = match job.may_fail_halfway() {
@@ -172,31 +180,25 @@ impl Thread {
                 }
                 Err(why) => job.answer(Err(why)),
             }
-            next = gathered.pop_front();
-            if next.is_none() && count < BATCH_LIMIT && bytes < BATCH_BYTES_LIMIT {
-                next = self.queue.try_recv().ok().map(|job| self.taken(job));
+            if gathered.is_empty() && count < BATCH_LIMIT && bytes < BATCH_BYTES_LIMIT {
+                self.gather_more(gathered);
             }
         }
         Ok(transaction.commit()?)
-    }
-
-    fn taken(&self, job: Box<dyn Job>) -> Box<dyn Job> {
-        self.waiting_bytes.fetch_sub(job.bytes(), Ordering::Relaxed);
-        job
     }
 }
 
 /// What came of waiting for a job.
 enum Received {
     Job(Box<dyn Job>),
-    /// Nothing within the time.
-    Nothing,
+    /// None, and some have waited for long enough.
+    Due,
     /// All who hand in jobs are gone, or are not heard any longer.
     Closed,
 }
 
-/// Waits for a job, until then if that is given. When the end is asked for, nothing more is taken into the queue.
-fn receive(queue: &mut mpsc::Receiver<Box<dyn Job>>, end: &End, until: Option<Instant>) -> Received {
+/// Waits for a job, or until those in `later` are due. When the end is asked for, nothing more is taken into the queue.
+fn receive(queue: &mut mpsc::Receiver<Box<dyn Job>>, end: &End, later: &Later) -> Received {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     loop {
@@ -208,9 +210,10 @@ fn receive(queue: &mut mpsc::Receiver<Box<dyn Job>>, end: &End, until: Option<In
             Poll::Ready(None) => return Received::Closed,
             Poll::Pending => {}
         }
-        match until.map(|until| until.saturating_duration_since(Instant::now())) {
+        // The first of them unparks this thread, which then looks again.
+        match later.due().map(|due| due.saturating_duration_since(Instant::now())) {
             None => std::thread::park(),
-            Some(Duration::ZERO) => return Received::Nothing,
+            Some(Duration::ZERO) => return Received::Due,
             Some(left) => std::thread::park_timeout(left),
         }
     }
@@ -231,13 +234,15 @@ impl Wake for Unpark {
 
 /// Says that nothing is written any longer when the thread panics, which nobody else would notice: whoever waits for
 /// the disk would wait for ever.
-struct Watch(Trouble);
+struct Watch(Trouble, Arc<Later>);
 
 impl Drop for Watch {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.set(WriteError::Broken("the writer's thread has panicked".into()));
         }
+        // As the queue is closed with its receiver: who is asked to wait after this is told that nobody comes.
+        drop(self.1.close());
     }
 }
 

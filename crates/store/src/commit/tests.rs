@@ -108,6 +108,10 @@ async fn a_panic_of_the_writer_is_no_secret() {
     }
     assert!(matches!(writer.trouble().get(), Some(WriteError::Broken(_))), "{writer:?}");
     assert!(matches!(insert(&writer, 3, 1).await, Err(WriteError::Broken(_))));
+    let (told, hear) = oneshot::channel();
+    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: true, is_new: false };
+    writer.submit(cost, |_| Ok(()), move |result| told.send(result).unwrap());
+    assert!(matches!(hear.await, Ok(Err(WriteError::Broken(_)))), "nobody is left to wait for");
     drop(writer);
     assert_eq!(count(&numbers(folder.path())).await, 1, "half a batch is none");
 }

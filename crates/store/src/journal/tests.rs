@@ -175,7 +175,7 @@ fn a_full_disk_refuses_and_then_works_again() {
     let (journal, _) = open(&folder);
     accept(&journal, new_job(1)).unwrap();
     let limit = |pages: i64| {
-        let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, told_first: false };
+        let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, is_new: false };
         wait(|done| {
             journal.inner.writer.submit(
                 cost,
@@ -705,7 +705,7 @@ fn a_slow_disk_gets_no_more_jobs_than_it_can_write() {
     // The writer is held up in the middle of a batch.
     let (held, hold) = mpsc::channel();
     let (go, wait_for) = mpsc::channel::<()>();
-    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, told_first: false };
+    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, is_new: false };
     let stop = move |_: &rusqlite::Transaction<'_>| {
         held.send(()).unwrap();
         let _ = wait_for.recv();
@@ -748,7 +748,7 @@ fn of_one_commit_who_was_accepted_hears_first_and_others_in_their_order() {
         let told = told.clone();
         move |result: Result<(), WriteError>| told.send((what, result)).unwrap()
     };
-    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, told_first: false };
+    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, is_new: false };
     let stop = move |_: &rusqlite::Transaction<'_>| {
         held.send(()).unwrap();
         let _ = wait_for.recv();
@@ -769,6 +769,65 @@ fn of_one_commit_who_was_accepted_hears_first_and_others_in_their_order() {
         heard.push(what);
     }
     assert_eq!(heard, ["accept 3", "accept 4", "held up", "outcome 1", "outcome 2", "all else"]);
+}
+
+#[test]
+fn what_may_wait_is_written_by_itself_and_before_all_but_new_jobs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = open(&folder);
+    for id in 1..=3 {
+        accept(&journal, new_job(id)).unwrap();
+    }
+    let (told, hear) = mpsc::channel();
+    let tell = |what: &'static str| {
+        let told = told.clone();
+        move |result: Result<(), WriteError>| told.send((what, result)).unwrap()
+    };
+    let heard = || {
+        let (what, result) = hear.recv_timeout(PATIENCE).unwrap();
+        result.unwrap();
+        what
+    };
+    journal.update_soon(outcome(1, JobState::Done, 5), tell("outcome"));
+    assert_eq!(heard(), "outcome", "nothing else comes");
+
+    // A new job does not wait for it, in whose batch it would only take time.
+    let (held, hold) = mpsc::channel();
+    let (go, wait_for) = mpsc::channel::<()>();
+    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, is_new: true };
+    let stop = move |_: &rusqlite::Transaction<'_>| {
+        held.send(()).unwrap();
+        let _ = wait_for.recv();
+        Ok(())
+    };
+    journal.inner.writer.submit(cost, stop, tell("held up"));
+    hold.recv_timeout(PATIENCE).unwrap();
+    journal.update_soon(outcome(3, JobState::Done, 5), tell("outcome"));
+    let (clone, done) = (journal.clone(), tell("accepted"));
+    journal.accept(new_job(1_000), move |result| {
+        assert_eq!(clone.job(JobId(3)).unwrap().unwrap().state, JobState::Dispatching);
+        done(result);
+    });
+    go.send(()).unwrap();
+    assert_eq!([heard(), heard(), heard()], ["held up", "accepted", "outcome"]);
+
+    // Refused unless the outcome is there before.
+    journal.update_soon(outcome(2, JobState::Dead, 5), tell("outcome"));
+    journal.update(Change::Released { id: JobId(2), due_ms: 6 }, tell("released"));
+    assert_eq!([heard(), heard()], ["outcome", "released"]);
+    assert_eq!(journal.job(JobId(2)).unwrap().unwrap().state, JobState::Waiting);
+
+    // More than wait at a time: the others are written at once, after those that wait.
+    let many = 2 * commit::BATCH_LIMIT as u64;
+    for id in 4..4 + many {
+        accept(&journal, new_job(id)).unwrap();
+    }
+    for id in 4..4 + many {
+        journal.update_soon(outcome(id, JobState::Done, 5), tell("outcome"));
+    }
+    for _ in 0..many {
+        assert_eq!(heard(), "outcome");
+    }
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn who_closes_waits_no_longer_than_it_wants_to() {
             })
         });
         let (stop, writes, write_on) = hold_up();
-        let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, told_first: false };
+        let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, is_new: false };
         let work = move |_: &rusqlite::Transaction<'_>| {
             stop();
             Ok(())
