@@ -138,13 +138,27 @@ impl Shared {
         let read = |(place, line): (usize, &String)| {
             Arrival::read(line).map_err(|why| OperationError::Malformed(format!("line {}: {why}", place + 1)))
         };
-        let arrivals = lines.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+        let mut arrivals = lines.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
         let mut imported = Imported::default();
+        let all = arrivals.len();
+        arrivals.retain(|arrival| !self.is_here(arrival));
+        imported.known += (all - arrivals.len()) as u64;
         for batch in arrivals.chunks(BATCH) {
             self.import_batch(batch, by, &mut imported)?;
         }
         self.wake.notify_one();
         Ok(imported)
+    }
+
+    /// Whether what was exported is a job of this queue, and of a client that gave no key by which it is known.
+    fn is_here(&self, arrival: &Arrival) -> bool {
+        let Some((id, drawn)) = &arrival.drawn_key else { return false };
+        // One that cannot be read is not the same; that it is damaged is told to whoever asks for it.
+        let record = self.journal.request(*id).ok().flatten();
+        record.is_some_and(|record| {
+            StoredRequest::decode(record)
+                .is_ok_and(|request| !request.head.given && request.head.key == *drawn)
+        })
     }
 
     fn import_batch(
@@ -260,6 +274,8 @@ impl Shared {
 struct Arrival {
     job: NewJob,
     steps: Vec<StepRecord>,
+    /// If its client gave no key: its number where it was exported, and the key that was drawn for it there.
+    drawn_key: Option<(JobId, String)>,
 }
 
 impl Arrival {
@@ -286,6 +302,7 @@ impl Arrival {
             fields: fields.collect::<Result<Fields, String>>()?,
             body: bytes(line.body)?,
         };
+        let drawn_key = line.key_hash.is_none().then(|| (JobId(line.id), request.head.key.clone()));
         let key = match &line.key_hash {
             Some(key) => array(key)?,
             None => imported_key(&line.route, &request.head.key).to_bytes(),
@@ -311,7 +328,7 @@ impl Arrival {
             Ok(StepRecord { step: step.step, undo: step.undo, at_ms: step.at_ms, record })
         };
         let steps = line.steps.into_iter().map(step).collect::<Result<Vec<_>, String>>()?;
-        Ok(Self { job, steps })
+        Ok(Self { job, steps, drawn_key })
     }
 }
 

@@ -181,6 +181,9 @@ async fn exported_jobs_are_imported_once() {
     assert!(lines[1].contains(r#""body":"text""#), "{}", lines[1]);
     assert_eq!(stage.queue.export(Filter::default(), JobId(3), 100).await.unwrap(), (Vec::new(), None));
 
+    let imported = stage.queue.import(lines.clone(), 0).await.unwrap();
+    assert_eq!((imported.accepted, imported.known), (0, 3), "they are here");
+
     let other = Stage::new();
     // A file that is older than any job may get.
     other.clock.advance(Duration::from_secs(200_000));

@@ -4,7 +4,7 @@ use super::card::{Bound, Card};
 use super::row::{
     AttemptRecord, Count, Filter, Identity, JobId, JobRow, JobState, Operation, Pause, Size, StepRecord,
 };
-use super::sum::{self, What};
+use super::sum::{self, Moving, What};
 use crate::commit::WriteError;
 use bytes::Bytes;
 use rusqlite::types::{FromSql, FromSqlError};
@@ -137,8 +137,8 @@ impl<'r> Narrow<'r> {
     pub(super) fn standing(&self) -> Option<(JobState, u32)> {
         let state = JobState::from_code(self.state)?;
         let attempts = u32::try_from(self.attempts).ok()?;
-        (sum::moving(self.id, state, attempts, self.changed_ms) == self.moving_sum)
-            .then_some((state, attempts))
+        let moving = Moving { state, attempts, changed_ms: self.changed_ms, due_ms: self.due_ms };
+        (sum::moving(self.id, moving) == self.moving_sum).then_some((state, attempts))
     }
 
     fn wrong(&self) -> Fault {

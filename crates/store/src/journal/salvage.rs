@@ -6,7 +6,7 @@ use super::repair::{Named, RepairError, RepairReport};
 use super::row::{AttemptRecord, JobState, Operation, StepRecord};
 use super::schema::{self, SCHEMA_VERSION};
 use super::source::Source;
-use super::sum::{self, What};
+use super::sum::{self, Moving, What};
 use crate::commit::{self, Settings};
 use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
@@ -130,13 +130,13 @@ impl Salvage<'_> {
         for step in steps.unwrap_or_default() {
             self.step(id, &step)?;
         }
-        let (changed_ms, card) = (job.changed_ms(), card.encode(job.bound()));
-        let moving_sum = sum::moving(id, state, attempts, changed_ms);
+        let (due_ms, changed_ms, card) = (job.due_ms(), job.changed_ms(), card.encode(job.bound()));
+        let moving_sum = sum::moving(id, Moving { state, attempts, changed_ms, due_ms });
         self.to.prepare_cached(schema::INSERT_JOB)?.execute(params![
             id,
             state.code(),
             attempts,
-            job.due_ms(),
+            due_ms,
             changed_ms,
             moving_sum,
             job.bound().created_ms,

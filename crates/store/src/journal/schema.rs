@@ -8,11 +8,12 @@
 //! split a page: `changed_ms` is never NULL, and the numbers of states begin with 2 (0 and 1 take no byte in a
 //! row, others do). What never changes and is never searched for is one column, `card`.
 
-use super::sum;
+use super::row::JobState;
+use super::sum::{self, Moving};
 use rusqlite::{Connection, Transaction, params};
 
 /// The version of the tables.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// For the writer's connection, before the schema: pages that become free are known by their owners, so that the
 /// file can shrink ([`forget`](super::Journal::forget)); damage is looked for in every page that is read; checkpoints
@@ -66,6 +67,28 @@ pub(super) fn migrate(t: &Transaction<'_>, found: u32) -> rusqlite::Result<()> {
         )?;
         for key in [EPOCH, FORGOTTEN] {
             set_number(t, key, 0)?;
+        }
+    }
+    if found == 1 {
+        guard_due(t)?;
+    }
+    Ok(())
+}
+
+/// Since version 2 the checksum of a job that is to be sent guards when that is due.
+fn guard_due(t: &Transaction<'_>) -> rusqlite::Result<()> {
+    let mut rows = t.prepare(
+        "SELECT id, state, attempts, changed_ms, due_ms, moving_sum FROM job WHERE state IN (?1, ?2)",
+    )?;
+    let mut rows = rows.query([JobState::Waiting.code(), JobState::Dispatching.code()])?;
+    let mut guard = t.prepare("UPDATE job SET moving_sum = ?2 WHERE id = ?1")?;
+    while let Some(row) = rows.next()? {
+        let id = row.get(0)?;
+        let Some(state) = JobState::from_code(row.get(1)?) else { continue };
+        let moving = Moving { state, attempts: row.get(2)?, changed_ms: row.get(3)?, due_ms: row.get(4)? };
+        // What is damaged stays so, and is told when it is read.
+        if row.get_ref(5)?.as_bytes()? == sum::moving_without_due(id, moving) {
+            guard.execute(params![id, sum::moving(id, moving)])?;
         }
     }
     Ok(())

@@ -9,14 +9,39 @@ use crc32fast::Hasher;
 /// Four bytes, always of the same length in a row.
 pub(super) type Sum = [u8; 4];
 
-/// Over what changes when a job moves on.
-pub(super) fn moving(id: i64, state: JobState, attempts: u32, changed_ms: i64) -> Sum {
+/// What changes when a job moves on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moving {
+    pub(super) state: JobState,
+    pub(super) attempts: u32,
+    pub(super) changed_ms: i64,
+    pub(super) due_ms: i64,
+}
+
+/// Over what changes when a job moves on. When it is due counts only while it is to be sent: an outcome leaves that as
+/// it was, unread.
+pub(super) fn moving(id: i64, moving: Moving) -> Sum {
+    let is_sent = matches!(moving.state, JobState::Waiting | JobState::Dispatching);
+    moving_of(id, moving, is_sent.then_some(moving.due_ms))
+}
+
+/// The same in files of version 1, where it guarded less.
+pub(super) fn moving_without_due(id: i64, moving: Moving) -> Sum {
+    moving_of(id, moving, None)
+}
+
+fn moving_of(id: i64, moving: Moving, due_ms: Option<i64>) -> Sum {
     let mut all = [0; 21];
     all[..8].copy_from_slice(&id.to_le_bytes());
-    all[8] = state.code();
-    all[9..13].copy_from_slice(&attempts.to_le_bytes());
-    all[13..].copy_from_slice(&changed_ms.to_le_bytes());
-    crc32fast::hash(&all).to_le_bytes()
+    all[8] = moving.state.code();
+    all[9..13].copy_from_slice(&moving.attempts.to_le_bytes());
+    all[13..].copy_from_slice(&moving.changed_ms.to_le_bytes());
+    let mut hasher = Hasher::new();
+    hasher.update(&all);
+    if let Some(due_ms) = due_ms {
+        hasher.update(&due_ms.to_le_bytes());
+    }
+    hasher.finalize().to_le_bytes()
 }
 
 /// Over a number with a name.

@@ -221,11 +221,54 @@ fn a_newer_file_is_refused_by_name_and_left_alone() {
     drop(changed);
     let before = std::fs::read(&path).unwrap();
     let error = Journal::open(&path, JournalOptions::default()).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 3, known: 2, .. }), "{error}");
     assert!(error.to_string().contains("queue.db was written by a newer mainstay"));
-    assert!(matches!(repair(&path), Err(RepairError::Newer { found: 2, .. })));
+    assert!(matches!(repair(&path), Err(RepairError::Newer { found: 3, .. })));
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert!(!repair::beside(&path, ".damaged-1").exists() && !repair::beside(&path, ".repairing").exists());
+}
+
+#[test]
+fn a_file_of_version_1_gets_checksums_over_when_jobs_are_due() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("queue.db");
+    let (journal, _) = open(&folder);
+    for id in 1..=4 {
+        accept(&journal, new_job(id)).unwrap();
+    }
+    update(&journal, outcome(1, JobState::Done, 5)).unwrap();
+    update(&journal, Change::Released { id: JobId(2), due_ms: 77 }).unwrap();
+    damage::close(&journal, &path);
+    let old = Connection::open(&path).unwrap();
+    for (id, state, changed_ms) in
+        [(2, JobState::Waiting, 77), (3, JobState::Dispatching, new_job(3).created_ms)]
+    {
+        let attempts = u32::from(id == 3);
+        let moving = sum::Moving { state, attempts, changed_ms, due_ms: 0 };
+        let changed = old.execute(
+            "UPDATE job SET moving_sum = ?2 WHERE id = ?1 AND changed_ms = ?3 AND attempts = ?4",
+            (id, sum::moving_without_due(id, moving), changed_ms, attempts),
+        );
+        assert_eq!(changed, Ok(1));
+    }
+    // The fourth is damaged already: its checksum is none of either version.
+    old.execute("UPDATE job SET due_ms = due_ms + 1 WHERE id = 4", []).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    drop(old);
+    let (journal, _) = open(&folder);
+    assert_eq!(
+        [1, 2, 3].map(|id| journal.job(JobId(id)).unwrap().unwrap().state),
+        [JobState::Done, JobState::Waiting, JobState::Dispatching]
+    );
+    let error = journal.job(JobId(4)).unwrap_err();
+    assert!(error.to_string().contains("the checksum of job 4 is wrong"), "{error}");
+    damage::close(&journal, &path);
+    // Seen from then on.
+    let late = Connection::open(&path).unwrap();
+    late.execute("UPDATE job SET due_ms = due_ms + 1 WHERE id = 2", []).unwrap();
+    drop(late);
+    let error = open(&folder).0.job(JobId(2)).unwrap_err();
+    assert!(error.to_string().contains("the checksum of job 2 is wrong"), "{error}");
 }
 
 #[test]

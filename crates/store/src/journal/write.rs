@@ -5,7 +5,7 @@
 use super::card::{Bound, CARD_BYTES, Card};
 use super::reserve::Reserve;
 use super::row::{AttemptRecord, Change, JobId, JobState, NewJob, Operation, Pause, StepRecord};
-use super::sum::{self, Sum, What};
+use super::sum::{self, Moving, Sum, What};
 use super::{ATTEMPT_TEXT_LIMIT, SEVERAL_LIMIT, read, schema};
 use crate::commit::WriteError;
 use bytes::Bytes;
@@ -122,7 +122,8 @@ pub(super) fn accept(t: &Transaction<'_>, job: &Prepared, reserve: &Reserve) -> 
 
 fn insert(t: &Transaction<'_>, job: &Prepared, attempts: u32, changed_ms: i64) -> Result<(), WriteError> {
     let new = &job.new;
-    let moving_sum = sum::moving(job.id, new.state, attempts, changed_ms);
+    let moving = Moving { state: new.state, attempts, changed_ms, due_ms: new.due_ms };
+    let moving_sum = sum::moving(job.id, moving);
     t.prepare_cached(schema::INSERT_JOB)?.execute(params![
         job.id,
         new.state.code(),
@@ -196,6 +197,7 @@ struct Move {
     state: JobState,
     attempts: u32,
     changed_ms: i64,
+    /// For all states in which it is to be sent.
     due_ms: Option<i64>,
 }
 
@@ -209,13 +211,15 @@ fn move_on(t: &Transaction<'_>, id: JobId, to: Move, from: &[JobState]) -> Resul
     let row = number(id)?;
     // One bit for each state.
     let from = from.iter().fold(0_i64, |bits, state| bits | 1 << state.code());
-    let sum = sum::moving(row, to.state, to.attempts, to.changed_ms);
+    let Move { state, attempts, changed_ms, due_ms } = to;
+    // Where it stays as it was, the sum is not over it.
+    let sum = sum::moving(row, Moving { state, attempts, changed_ms, due_ms: due_ms.unwrap_or_default() });
     let changed = t
         .prepare_cached(
             "UPDATE job SET state = ?2, attempts = ?3, changed_ms = ?4, moving_sum = ?5, due_ms = coalesce(?6, due_ms) \
              WHERE id = ?1 AND (?7 >> state) & 1",
         )?
-        .execute(params![row, to.state.code(), to.attempts, to.changed_ms, sum, to.due_ms, from])?;
+        .execute(params![row, state.code(), attempts, changed_ms, sum, due_ms, from])?;
     match changed {
         0 => Err(cannot_change(t, id)),
         _ => Ok(()),
