@@ -9,6 +9,7 @@ mod line;
 
 mod carrier;
 mod delivery;
+mod note;
 mod way;
 
 pub(crate) use carrier::Carrier;

@@ -13,6 +13,7 @@ use crate::fault::{Fault, Refusal};
 use crate::limits::{ACCEPT_TIME, DRAIN_GRACE, QUEUE_CLOSE_TIME, REOPEN_PAUSE};
 use crate::lines::{Bundle, Lines};
 use crate::routes::Routes;
+use crate::traces::Finished;
 use crate::worker::Shared;
 use model::queue::QueueLimits;
 use queue::{Clock, Options, Queue, RepairReport, WriteError};
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
 /// See the module.
@@ -57,9 +59,16 @@ pub(crate) enum State {
 
 #[derive(Default)]
 struct Staff {
-    /// Where deliveries' access lines go. None: before the gateway runs, and when it ends.
-    lines: Option<SyncSender<Bundle>>,
+    /// Where deliveries' access lines and spans go. None: before the gateway runs, and when it ends.
+    outlets: Option<Outlets>,
     courier: Option<JoinHandle<()>>,
+}
+
+/// Where what is told of deliveries goes.
+#[derive(Clone)]
+pub(crate) struct Outlets {
+    pub(crate) lines: SyncSender<Bundle>,
+    pub(crate) traced: Sender<Finished>,
 }
 
 impl Desk {
@@ -79,8 +88,8 @@ impl Desk {
     }
 
     /// From now on the desk may be opened.
-    pub(crate) fn staff(&self, lines: SyncSender<Bundle>) {
-        self.lock().lines = Some(lines);
+    pub(crate) fn staff(&self, outlets: Outlets) {
+        self.lock().outlets = Some(outlets);
     }
 
     /// A table is about to be in place, or is: opens the desk if it needs to be, and tells it its limits.
@@ -93,13 +102,13 @@ impl Desk {
         }
         let mut staff = self.lock();
         let needed = staff.courier.is_none() && (routes.queues() || self.path.exists());
-        let Some(lines) = staff.lines.clone().filter(|_| needed) else { return };
+        let Some(outlets) = staff.outlets.clone().filter(|_| needed) else { return };
         self.state.send_replace(State::Opening);
         self.delivers.send_replace(true);
         let shared = Arc::clone(shared);
         let started = std::thread::Builder::new()
             .name("courier".into())
-            .spawn(move || keep_open(&shared, limits, lines));
+            .spawn(move || keep_open(&shared, limits, outlets));
         match started {
             Ok(courier) => staff.courier = Some(courier),
             // The next table tries again.
@@ -213,7 +222,7 @@ impl Desk {
     /// Clients are gone, or take too long: the courier takes no further calls, and ends with those in flight.
     pub(crate) fn drain(&self) {
         self.end.send_replace(End::Drain);
-        self.lock().lines = None;
+        self.lock().outlets = None;
     }
 
     /// Returns once the courier makes no delivery any more, after [`Self::drain`].
@@ -255,7 +264,7 @@ impl Drop for Shift<'_> {
 }
 
 /// The courier's thread, from opening the queue to the end of the last delivery.
-fn keep_open(shared: &Arc<Shared>, limits: QueueLimits, lines: SyncSender<Bundle>) {
+fn keep_open(shared: &Arc<Shared>, limits: QueueLimits, outlets: Outlets) {
     let _shift = Shift(&shared.desk);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -277,7 +286,8 @@ fn keep_open(shared: &Arc<Shared>, limits: QueueLimits, lines: SyncSender<Bundle
                     desk.look(shared, &shared.routes.load());
                     // The cells after those of the workers.
                     let index = shared.metrics.workers.len() - 1;
-                    let carrier = Carrier::new(Arc::clone(shared), index, Lines::new(lines.clone()), seed);
+                    let (lines, traced) = (Lines::new(outlets.lines.clone()), outlets.traced.clone());
+                    let carrier = Carrier::new(Arc::clone(shared), index, lines, traced, seed);
                     let Err(trouble) = Courier::new(carrier, queue).work(end.clone()).await else { return };
                     desk.shut(explain(&desk.path, &trouble) + hint(&trouble));
                     Again::after(&trouble)

@@ -325,6 +325,7 @@ impl Exchange {
             route: self.stamp().map(|(target, route)| target.routes.name(route).to_owned()),
             instance: instance.map(|instance| (instance.index, instance.address)),
             attempts: self.attempts,
+            job: self.taken.as_ref().and_then(|taken| taken.job.0),
             error: fault.map(Fault::label),
         }));
     }

@@ -198,6 +198,11 @@ pub(crate) fn traceparent(fields: &HeaderMap) -> Option<&HeaderValue> {
     there.next().is_none().then_some(one)
 }
 
+/// Says which trace a request is part of, in place of what it said.
+pub(crate) fn set_traceparent(fields: &mut HeaderMap, text: HeaderValue) {
+    fields.insert(TRACEPARENT, text);
+}
+
 /// The request id of a trusted proxy, if it is one that can be written anywhere.
 pub(crate) fn sane_request_id(fields: &HeaderMap) -> Option<HeaderValue> {
     let id = fields.get(REQUEST_ID)?;

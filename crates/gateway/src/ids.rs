@@ -59,15 +59,9 @@ impl Ids {
         self.keep(&text)
     }
 
-    /// The `traceparent` of what follows in the trace of `parts`, under `parent`: version 00, whatever the one before
-    /// was (W3C Trace Context, 4.3). Of the flags only those that version 00 knows are handed on, and the one by which
-    /// level 2 says that the trace id is random.
+    /// What [`under`] says.
     pub(crate) fn hand_on(&self, parts: &Parts, parent: u64) -> Bytes {
-        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        text[TRACE_ID].copy_from_slice(&parts.trace);
-        write_hex(&mut text[PARENT_ID], &parent.to_be_bytes());
-        write_hex(&mut text[FLAGS], &[parts.flags & 0b11]);
-        self.keep(&text)
+        self.keep(&under(parts, parent))
     }
 
     fn keep(&self, text: &[u8; TRACEPARENT_BYTES]) -> Bytes {
@@ -78,6 +72,17 @@ impl Ids {
         piece.extend_from_slice(text);
         piece.split().freeze()
     }
+}
+
+/// The `traceparent` of what follows in the trace of `parts`, under `parent`: version 00, whatever the one before was
+/// (W3C Trace Context, 4.3). Of the flags only those that version 00 knows are handed on, and the one by which level 2
+/// says that the trace id is random.
+pub(crate) fn under(parts: &Parts, parent: u64) -> [u8; TRACEPARENT_BYTES] {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    text[TRACE_ID].copy_from_slice(&parts.trace);
+    write_hex(&mut text[PARENT_ID], &parent.to_be_bytes());
+    write_hex(&mut text[FLAGS], &[parts.flags & 0b11]);
+    text
 }
 
 /// Writes bytes as hexadecimal digits, two for each.

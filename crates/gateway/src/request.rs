@@ -84,6 +84,9 @@ async fn decide(
 
     // Request filters.
     let trusted = exchange.worker.trusts(exchange.client().peer.ip());
+    let route = exchange.claim.as_ref().map_or(u16::MAX, |claim| claim.route);
+    let queues = target.queued.at(route).is_some();
+    let for_job = if queues { exchange.traced.for_job(&exchange.worker) } else { None };
     let chunked = !request.body().is_end_stream() && !request.headers().contains_key(CONTENT_LENGTH);
     let passage = Passage {
         worker: &exchange.worker,
@@ -91,15 +94,14 @@ async fn decide(
         trusted,
         id: &exchange.id,
         trace: exchange.trace.as_ref(),
-        handed_on: exchange.traced.handed_on.as_ref(),
+        handed_on: for_job.as_ref().or(exchange.traced.handed_on.as_ref()),
         chunked,
     };
     fields::request(request.headers_mut(), &passage);
     *request.version_mut() = Version::HTTP_11;
 
     // Queue or forward: what is queued is written down, and chooses its stamp again when it is delivered.
-    let route = exchange.claim.as_ref().map_or(u16::MAX, |claim| claim.route);
-    if target.queued.at(route).is_some() {
+    if queues {
         return queued::answer(exchange, &choice, &target, route, request).await;
     }
     let client = Rc::clone(exchange.client());

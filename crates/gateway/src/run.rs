@@ -2,7 +2,7 @@
 
 use crate::admin::{Admin, Reach};
 use crate::apply::Applier;
-use crate::desk::Desk;
+use crate::desk::{Desk, Outlets};
 use crate::hold::Waiting;
 use crate::limits::{ACCEPT_PAUSE, CONNECTIONS, DRAIN_TIME};
 use crate::lines::{self, Bundle, Lines};
@@ -135,7 +135,7 @@ fn run_draining(
     let workload = workload.map(|mark| (mark.workload.to_string(), mark.environment.to_string()));
     let (traced, exporter) = traces::start(Arc::clone(&shared), workload).map_err(RunError::Machine)?;
     let (crew, threads) = hire(workers, &shared, &lines, &traced)?;
-    shared.desk.staff(lines);
+    shared.desk.staff(Outlets { lines, traced: traced.clone() });
     shared.desk.look(&shared, &shared.routes.load());
     drop(traced);
     let admin = Admin::new(Arc::clone(&shared), applier);

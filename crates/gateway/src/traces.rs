@@ -2,6 +2,7 @@
 //! traced request. Requests that are not traced cost one branch while traces are off, and one draw while they are on.
 
 mod export;
+mod leg;
 mod otlp;
 
 use crate::fields;
@@ -9,11 +10,13 @@ use crate::ids::{self, Parts};
 use crate::limits::LINE_FIELD_BYTES;
 use crate::worker::Worker;
 use http::{HeaderMap, HeaderValue, Method, Request, header};
+use leg::Delivered;
 use model::name::StampId;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub(crate) use export::start;
+pub(crate) use leg::{Leg, LegEnd};
 
 /// The bit of the flags that says whether spans are recorded (W3C Trace Context, 3.2.2.1).
 const SAMPLED: u8 = 1;
@@ -62,14 +65,16 @@ pub(crate) struct End {
     pub(crate) route: Option<String>,
     pub(crate) instance: Option<(u32, SocketAddr)>,
     pub(crate) attempts: u32,
+    /// The number of its job, if it is one.
+    pub(crate) job: Option<u64>,
     pub(crate) error: Option<&'static str>,
 }
 
-/// A traced request that has ended.
+/// What was traced, and has ended.
 #[derive(Debug)]
-pub(crate) struct Finished {
-    draft: Box<Draft>,
-    end: End,
+pub(crate) enum Finished {
+    Request { draft: Box<Draft>, end: End },
+    Delivery(Box<Delivered>),
 }
 
 /// Decides whether a request is traced: a trusted proxy's word is taken, for all others `share` of them are. `begun`
@@ -161,21 +166,38 @@ impl Draft {
         self.asked.get_or_insert(after);
     }
 
+    /// When an instance was asked, from the start. None: none was.
+    fn asked(&self, end: &End) -> Option<Duration> {
+        self.asked.filter(|_| end.attempts > 0)
+    }
+
     /// It has ended.
     pub(crate) fn end(self: Box<Self>, end: End) -> Finished {
-        Finished { draft: self, end }
+        Finished::Request { draft: self, end }
     }
 }
 
 impl Finished {
-    /// How many spans it is exported as: its own, and one for the exchange with an instance.
+    /// How many spans it is exported as: its own, and one for the exchange of a request with an instance.
     pub(crate) fn spans(&self) -> u64 {
-        1 + u64::from(self.asked().is_some())
+        match self {
+            Self::Request { draft, end } => 1 + u64::from(draft.asked(end).is_some()),
+            Self::Delivery(_) => 1,
+        }
     }
+}
 
-    /// When an instance was asked, from the start. None: none was.
-    fn asked(&self) -> Option<Duration> {
-        self.draft.asked.filter(|_| self.end.attempts > 0)
+impl Decided {
+    /// The `traceparent` that is written down with a request that becomes a job: its deliveries are below its own span,
+    /// for it has no exchange with an instance.
+    pub(crate) fn for_job(&self, worker: &Worker) -> Option<HeaderValue> {
+        match &self.draft {
+            Some(draft) => {
+                let parts = Parts { trace: draft.trace, parent: [b'0'; 16], flags: draft.flags };
+                Some(worker.hand_on(&parts, draft.server))
+            }
+            None => self.handed_on.clone(),
+        }
     }
 }
 

@@ -82,7 +82,6 @@ pub(crate) struct Worker {
     carrier: Rc<Carrier>,
     /// First calls of queued requests under way.
     carried: Cell<usize>,
-    traced: Sender<Finished>,
     random: Random,
     ids: Ids,
     clients: RefCell<Vec<Rc<Client>>>,
@@ -102,7 +101,7 @@ impl Worker {
     ) -> Rc<Self> {
         let routes = Cache::new(Arc::clone(&shared.routes));
         // What is drawn here tells nothing of what is drawn there.
-        let carrier = Carrier::new(Arc::clone(&shared), index, lines.another(), seed.rotate_left(32));
+        let carrier = Carrier::new(Arc::clone(&shared), index, lines.another(), traced, seed.rotate_left(32));
         Rc::new(Self {
             index,
             shared,
@@ -113,7 +112,6 @@ impl Worker {
             lines: RefCell::new(lines),
             carrier,
             carried: Cell::new(0),
-            traced,
             random: Random::new(seed),
             ids: Ids::default(),
             clients: RefCell::default(),
@@ -184,13 +182,9 @@ impl Worker {
         ids::value(self.ids.hand_on(parts, parent))
     }
 
-    /// Hands a traced request to the exporter. If that has [`limits::TRACED_WAITING`] waiting, it is dropped and
-    /// counted: requests do not wait for a collector.
+    /// Hands a traced request to the exporter.
     pub(crate) fn export(&self, finished: Finished) {
-        let spans = finished.spans();
-        if self.traced.try_send(finished).is_err() {
-            self.counts().spans_dropped.add(spans);
-        }
+        self.carrier.export(finished);
     }
 
     pub(crate) fn random(&self) -> u64 {

@@ -11,11 +11,14 @@ use crate::lines::Lines;
 use crate::measures::Outcome;
 use crate::metrics::Counts;
 use crate::routes::{Routes, Target};
+use crate::traces::{Finished, Leg};
 use crate::worker::Shared;
+use http::HeaderMap;
 use model::name::StampId;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::sync::mpsc::Sender;
 
 /// See the module. It never leaves its thread.
 pub(crate) struct Carrier {
@@ -25,16 +28,24 @@ pub(crate) struct Carrier {
     pub(super) idle: RefCell<line::Lines>,
     pub(super) lines: RefCell<Lines>,
     pub(super) random: Random,
+    traced: Sender<Finished>,
 }
 
 impl Carrier {
-    pub(crate) fn new(shared: Arc<Shared>, index: usize, lines: Lines, seed: u64) -> Rc<Self> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        index: usize,
+        lines: Lines,
+        traced: Sender<Finished>,
+        seed: u64,
+    ) -> Rc<Self> {
         Rc::new(Self {
             shared,
             index,
             idle: RefCell::default(),
             lines: RefCell::new(lines),
             random: Random::new(seed),
+            traced,
         })
     }
 
@@ -52,6 +63,21 @@ impl Carrier {
             self.idle.borrow_mut().sweep(monotonic_ms(), |key| routes.delivers_to(key));
         });
         self.lines.borrow_mut().hand_over(self.counts());
+    }
+
+    /// A delivery of a request with these fields begins, if it is traced.
+    pub(super) fn begin_leg(&self, fields: &mut HeaderMap) -> Option<Leg> {
+        let traces = self.with_routes(|routes| routes.traces().is_some());
+        if traces { Leg::begin(fields, &self.random) } else { None }
+    }
+
+    /// Hands what was traced to the exporter. If that has [`TRACED_WAITING`](crate::limits::TRACED_WAITING) waiting, it
+    /// is dropped and counted: nobody waits for a collector.
+    pub(crate) fn export(&self, finished: Finished) {
+        let spans = finished.spans();
+        if self.traced.try_send(finished).is_err() {
+            self.counts().spans_dropped.add(spans);
+        }
     }
 
     /// An instance of this stamp did not take a connection, or there was none to ask.

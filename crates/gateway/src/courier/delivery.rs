@@ -14,7 +14,6 @@ use crate::door::{self, Wish};
 use crate::fault::{Fault, Refusal};
 use crate::fields;
 use crate::limits::{CONNECT_TRIES, UNSENT_TRIES};
-use crate::measures::Outcome;
 use crate::queued::{due, sent};
 use crate::routes::{self, Instance, Target};
 use bytes::Bytes;
@@ -28,14 +27,14 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 
 /// What is known of a delivery while it is under way.
-struct Trip<'a> {
-    carrier: &'a Carrier,
-    call: &'a Call,
-    choice: Choice,
-    fields: HeaderMap,
-    began: Instant,
+pub(super) struct Trip<'a> {
+    pub(super) carrier: &'a Carrier,
+    pub(super) call: &'a Call,
+    pub(super) choice: Choice,
+    pub(super) fields: HeaderMap,
+    pub(super) began: Instant,
     /// None: before a stamp was found, and for externals.
-    way: Option<Way>,
+    pub(super) way: Option<Way>,
     /// A request was given to a connection, and not handed back.
     sent: bool,
 }
@@ -51,7 +50,7 @@ struct Tries {
 }
 
 /// How a delivery ended.
-enum Came {
+pub(super) enum Came {
     /// With an answer, on a connection that leads to what has this key.
     Answered(Box<Gathered>, Line, u64),
     /// Nothing was sent.
@@ -68,6 +67,7 @@ pub(crate) async fn deliver(carrier: &Carrier, queue: &Queue, call: Call) {
     let mut fields = sent::fields(&call);
     let wish = door::recall(&mut fields);
     let choice = Choice::later(call.user, wish);
+    let leg = carrier.begin_leg(&mut fields);
     let began = Instant::now();
     let mut trip = Trip { carrier, call: &call, choice, fields, began, way: None, sent: false };
     let came = match tokio::time::timeout(call.timeout, trip.go()).await {
@@ -75,7 +75,7 @@ pub(crate) async fn deliver(carrier: &Carrier, queue: &Queue, call: Call) {
         Err(_) if trip.sent => Came::Unanswered(format!("no whole answer within {:?}", call.timeout)),
         Err(_) => Came::NotSent(Fault::ConnectFailed, format!("no connection within {:?}", call.timeout)),
     };
-    trip.note(&came);
+    trip.note(&came, leg);
     let target = trip.way.as_ref().map(|way| Arc::clone(&way.target));
     let settings = target.as_ref().and_then(|target| target.queued.named(&call.route));
     let wished = !trip.choice.wish.is_none();
@@ -366,83 +366,6 @@ impl Trip<'_> {
             }
         }
         Came::NotSent(Fault::UpstreamCut, "every connection was closed before it was used".to_owned())
-    }
-
-    /// Measures the delivery as a request of the stamp it went to, and writes its access line.
-    fn note(&self, came: &Came) {
-        let Some(way) = &self.way else { return self.log(came, None) };
-        let target = &way.target;
-        let route = match self.call.saga || self.call.probe {
-            true => target.routes.named(&self.call.route),
-            false => {
-                let path = self.call.path_and_query.split('?').next().unwrap_or_default();
-                target.routes.find(&sent::method(self.call.method), path)
-            }
-        };
-        self.log(came, Some((way, route)));
-        // What was asked for at the preview door is no user's, and a probe nobody's.
-        if !self.choice.wish.is_none() || self.call.probe {
-            return;
-        }
-        let (class, error, latency) = match came {
-            Came::Answered(gathered, _, _) => {
-                let status = gathered.head.status.as_u16();
-                (usize::from(status / 100).min(5), status >= 500, Some(gathered.head_at - self.began))
-            }
-            Came::NotSent(Fault::Overloaded, _) => (0, false, None),
-            Came::NotSent(_, _) | Came::Unanswered(_) => (0, true, None),
-            // It says nothing of the stamp.
-            Came::NoTarget(_) => return,
-        };
-        let latency_us = latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
-        self.carrier.record(target, route, class, Outcome { error, latency_us });
-    }
-
-    fn log(&self, came: &Came, way: Option<(&Way, u16)>) {
-        let logs = |routes: &routes::Routes| {
-            let target = routes.active.as_ref().or(routes.candidate.as_ref());
-            target.is_none_or(|target| target.settings.access_log)
-        };
-        if !self.carrier.with_routes(logs) {
-            return;
-        }
-        let (status, bytes_out, error) = match came {
-            Came::Answered(gathered, _, _) => (gathered.head.status.as_u16(), gathered.body.len(), None),
-            Came::NotSent(fault, _) => (0, 0, Some(fault.label())),
-            Came::Unanswered(_) if self.began.elapsed() >= self.call.timeout => {
-                (0, 0, Some(Fault::Timeout.label()))
-            }
-            Came::Unanswered(_) => (0, 0, Some(Fault::UpstreamCut.label())),
-            Came::NoTarget(_) => (400, 0, Some(Fault::Malformed.label())),
-        };
-        let mut line = Vec::with_capacity(512);
-        let text = |name| self.fields.get(name).cloned().unwrap_or_else(|| HeaderValue::from_static(""));
-        crate::access::begin_delivery(
-            &mut line,
-            &text(fields::REQUEST_ID),
-            self.call.method.as_str(),
-            &text(HOST),
-            &self.call.path_and_query,
-        );
-        let what = if self.call.probe { "probe" } else { "delivery" };
-        crate::access::end(
-            &mut line,
-            &crate::access::End {
-                status,
-                bytes_in: self.call.body.len() as u64,
-                bytes_out: bytes_out as u64,
-                duration: self.began.elapsed(),
-                held: Duration::ZERO,
-                previous: false,
-                target: way.map(|(way, _)| &*way.target),
-                route: Some(&self.call.route),
-                instance: way.and_then(|(way, _)| way.instance()).map(|instance| instance.index),
-                attempts: self.call.attempt,
-                error,
-                job: Some((Some(self.call.job.0), what)),
-            },
-        );
-        self.carrier.lines.borrow_mut().write(&line, self.carrier.counts());
     }
 }
 

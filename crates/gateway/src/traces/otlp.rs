@@ -1,6 +1,7 @@
 //! Finished requests as OTLP has them (opentelemetry-proto 1.x), named by the semantic conventions for HTTP spans.
 
-use super::Finished;
+use super::leg::Delivered;
+use super::{Draft, End, Finished};
 use http::{HeaderValue, Method};
 use model::workload::OTHER_ROUTE;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -30,7 +31,11 @@ pub(super) fn resource(workload: Option<(String, String)>) -> Resource {
 /// One message for all of these.
 pub(super) fn message(resource: &Resource, batch: &[Finished]) -> ExportTraceServiceRequest {
     let scope = InstrumentationScope { name: "mainstay".into(), ..InstrumentationScope::default() };
-    let spans = batch.iter().flat_map(|finished| [Some(server(finished)), client(finished)]).flatten();
+    let spans = batch.iter().flat_map(|finished| match finished {
+        Finished::Request { draft, end } => [Some(server(draft, end)), client(draft, end)],
+        Finished::Delivery(delivered) => [Some(delivery(delivered)), None],
+    });
+    let spans = spans.flatten();
     let spans = ScopeSpans { scope: Some(scope), spans: spans.collect(), ..ScopeSpans::default() };
     let spans =
         ResourceSpans { resource: Some(resource.clone()), scope_spans: vec![spans], ..Default::default() };
@@ -38,8 +43,7 @@ pub(super) fn message(resource: &Resource, batch: &[Finished]) -> ExportTraceSer
 }
 
 /// The span of the request as its client sees it.
-fn server(finished: &Finished) -> Span {
-    let Finished { draft, end } = finished;
+fn server(draft: &Draft, end: &End) -> Span {
     // `other` is what fits no route, so it is none.
     let route = end.route.as_deref().filter(|route| *route != OTHER_ROUTE);
     let route = route.and_then(|route| route.split_once(' ')).map(|(_, path)| path);
@@ -61,6 +65,7 @@ fn server(finished: &Finished) -> Span {
     }
     attributes.extend(end.instance.map(|(index, _)| number("mainstay.instance", index.into())));
     attributes.push(number("mainstay.attempts", end.attempts.into()));
+    attributes.extend(end.job.map(|job| number("mainstay.job", job.cast_signed())));
     Span {
         trace_id: bytes(&draft.trace),
         span_id: draft.server.to_be_bytes().into(),
@@ -78,9 +83,8 @@ fn server(finished: &Finished) -> Span {
 
 /// The span of its exchange with an instance, to the end of the answer: all attempts together. None: no instance was
 /// asked.
-fn client(finished: &Finished) -> Option<Span> {
-    let asked = finished.asked()?;
-    let Finished { draft, end } = finished;
+fn client(draft: &Draft, end: &End) -> Option<Span> {
+    let asked = draft.asked(end)?;
     let (method, mut attributes) = method(&draft.method);
     if let Some((index, address)) = end.instance {
         attributes.push(text("server.address", address.ip().to_string()));
@@ -107,6 +111,50 @@ fn client(finished: &Finished) -> Option<Span> {
         status: error.map(|_| Status { message: String::new(), code: StatusCode::Error.into() }),
         ..Span::default()
     })
+}
+
+/// The span of one delivery of a job, or of a probe for it.
+fn delivery(delivered: &Delivered) -> Span {
+    let leg = &delivered.leg;
+    let (method, mut attributes) = method(&delivered.method);
+    match (delivered.instance, delivered.host.as_ref().and_then(host_and_port)) {
+        (Some((index, address)), _) => {
+            attributes.push(text("server.address", address.ip().to_string()));
+            attributes.push(number("server.port", address.port().into()));
+            attributes.push(text("url.full", format!("http://{address}{}", delivered.path)));
+            attributes.push(number("mainstay.instance", index.into()));
+        }
+        // An external, or nobody was found.
+        (None, host) => {
+            attributes.push(text("url.path", delivered.path.clone()));
+            attributes.extend(host.map(|(host, _)| text("server.address", host)));
+            attributes.extend(host.and_then(|(_, port)| port).map(|port| number("server.port", port.into())));
+        }
+    }
+    let error = failed(delivered.error, delivered.status, 400);
+    outcome(&mut attributes, delivered.status, error.as_deref());
+    if let Some((stamp, release)) = &delivered.stamp {
+        attributes.push(text("mainstay.release", release.clone()));
+        attributes.push(text("mainstay.stamp", stamp.to_string()));
+    }
+    attributes.push(number("mainstay.job", delivered.job.cast_signed()));
+    if delivered.attempt > 1 {
+        attributes.push(number("http.request.resend_count", i64::from(delivered.attempt) - 1));
+    }
+    Span {
+        trace_id: bytes(&leg.parts.trace),
+        span_id: leg.span.to_be_bytes().into(),
+        parent_span_id: bytes(&leg.parts.parent),
+        // The gateway that took the request on may have been another process.
+        flags: u32::from(leg.parts.flags) | HAS_REMOTE | REMOTE,
+        name: format!("{} {method}", delivered.what),
+        kind: SpanKind::Client.into(),
+        start_time_unix_nano: leg.started_ns,
+        end_time_unix_nano: leg.started_ns.saturating_add(nanos(delivered.duration)),
+        attributes,
+        status: error.map(|_| Status { message: String::new(), code: StatusCode::Error.into() }),
+        ..Span::default()
+    }
 }
 
 /// The name of a method in a span's name, and what says it in full. Anybody can make up methods, so those that no

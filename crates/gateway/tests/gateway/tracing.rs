@@ -1,5 +1,6 @@
 //! Traces: what a collector gets, what services are told, and that nobody waits for a collector.
 
+use crate::queued::{delivered, location, order, queueing};
 use crate::stage::{Gateway, Reply, Upstream, dead_address, error, ok, put, stamp, stamp_at, wait_for};
 use api::gateway::TableStamp;
 use model::traces::Traces;
@@ -132,6 +133,59 @@ fn a_traced_request_is_a_span_and_one_below_it_for_the_instance() {
     assert_eq!(attribute(&resource.attributes, "service.name").as_deref(), Some("mainstay-gateway"));
     assert_eq!(gateway.metric("spans_exported_total"), 2);
     assert_eq!(gateway.metric("spans_dropped_total"), 0);
+}
+
+/// The collector gets each attempt, although the client has its 202 long before the last of them.
+#[test]
+fn a_traced_order_is_a_span_and_one_below_it_for_each_delivery() {
+    let tries = AtomicU32::new(0);
+    let upstream = Upstream::start(move |_, _| match tries.fetch_add(1, Ordering::Relaxed) {
+        0 => error(),
+        _ => ok("made"),
+    });
+    let collector = collector();
+    let gateway = Gateway::start();
+    let queued = queueing(stamp(1, &[&upstream]), |queue| queue.idempotent = true);
+    gateway.activate(&to(queued, collector.address, 1.0));
+    let answer = gateway.ask(&order(&["prefer: respond-async"], "x"));
+    let id = answer.one("x-request-id").to_owned();
+    let job = location(&answer);
+    delivered(&gateway, &job);
+    // Looking after the job is traced as well.
+    let of_it = |spans: Vec<Span>| -> Vec<Span> {
+        spans.into_iter().filter(|span| hex(&span.trace_id) == id).collect()
+    };
+    let mut spans = wait_for("spans", || Some(of_it(spans(&collector))).filter(|spans| spans.len() >= 3));
+    spans.sort_by_key(|span| (span.kind() != SpanKind::Server, span.start_time_unix_nano));
+    let [server, first, second] = &spans[..] else { panic!("{spans:#?}") };
+    let number = job.rsplit('/').next().unwrap().split('-').next().unwrap();
+    assert_eq!(server.name, "POST /orders");
+    has(server, &[("http.response.status_code", "202"), ("mainstay.job", number)]);
+    let told = [traceparent(&upstream, 0), traceparent(&upstream, 1)];
+    for (attempt, told) in [first, second].into_iter().zip(&told) {
+        assert_eq!((attempt.kind(), attempt.name.as_str()), (SpanKind::Client, "delivery POST"));
+        assert_eq!(attempt.parent_span_id, server.span_id);
+        assert_eq!([&told[1], &told[2], &told[3]], [&id, &hex(&attempt.span_id), "01"]);
+        let url = format!("http://{}/orders", upstream.address);
+        has(attempt, &[("mainstay.job", number), ("mainstay.release", "release-1"), ("url.full", &url)]);
+    }
+    has(first, &[("http.response.status_code", "500"), ("error.type", "500")]);
+    has(second, &[("http.response.status_code", "200"), ("http.request.resend_count", "1")]);
+    assert_eq!(second.status, None);
+}
+
+/// What is not traced when it comes is not when it is delivered.
+#[test]
+fn an_order_that_is_not_traced_has_no_spans() {
+    let (upstream, collector) = (Upstream::named("made"), collector());
+    let gateway = Gateway::start();
+    gateway.activate(&to(queueing(stamp(1, &[&upstream]), |_| {}), collector.address, 0.0));
+    let fields = format!("traceparent: 00-{TRACE}-{PARENT}-01");
+    assert_eq!(gateway.ask(&order(&[&fields], "x")).status, 200);
+    let told = traceparent(&upstream, 0);
+    assert_eq!((told[1].as_str(), told[3].as_str()), (TRACE, "00"));
+    assert_eq!(gateway.metric("spans_exported_total") + gateway.metric("spans_dropped_total"), 0);
+    assert!(spans(&collector).is_empty());
 }
 
 /// Whoever is not trusted does not decide how much is exported.

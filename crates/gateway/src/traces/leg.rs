@@ -1,0 +1,84 @@
+//! Deliveries of traced requests. Each attempt is a span of its own, below that of the request whose job it is, however
+//! long that has had its answer.
+
+use super::{Finished, SAMPLED, context, cut, own, unix_ns};
+use crate::fields;
+use crate::ids::{self, Parts, Random};
+use http::{HeaderMap, HeaderValue, Method};
+use model::name::StampId;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// One attempt while it is under way.
+#[derive(Debug)]
+pub(crate) struct Leg {
+    pub(super) parts: Parts,
+    pub(super) span: u64,
+    /// Nanoseconds since 1970.
+    pub(super) started_ns: u64,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) struct LegEnd<'a> {
+    pub(crate) duration: Duration,
+    pub(crate) method: Method,
+    pub(crate) path: &'a str,
+    pub(crate) host: Option<&'a HeaderValue>,
+    pub(crate) job: u64,
+    pub(crate) attempt: u32,
+    /// `delivery`, or `probe`.
+    pub(crate) what: &'static str,
+    /// 0: there was no answer.
+    pub(crate) status: u16,
+    pub(crate) stamp: Option<(StampId, String)>,
+    pub(crate) instance: Option<(u32, SocketAddr)>,
+    pub(crate) error: Option<&'static str>,
+}
+
+/// An attempt that has ended, in memory of its own.
+#[derive(Debug)]
+pub(crate) struct Delivered {
+    pub(super) leg: Leg,
+    pub(super) duration: Duration,
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) host: Option<HeaderValue>,
+    pub(super) job: u64,
+    pub(super) attempt: u32,
+    pub(super) what: &'static str,
+    pub(super) status: u16,
+    pub(super) stamp: Option<(StampId, String)>,
+    pub(super) instance: Option<(u32, SocketAddr)>,
+    pub(super) error: Option<&'static str>,
+}
+
+impl Leg {
+    /// Begins one, if the request was traced whose fields these are, as its `traceparent` says; the service is told of
+    /// this span then. What was decided when the request came holds for all of its deliveries.
+    pub(crate) fn begin(fields: &mut HeaderMap, random: &Random) -> Option<Self> {
+        let parts = context(fields).filter(|parts| parts.flags & SAMPLED != 0)?;
+        // An id of zeros is invalid; the 1 costs one bit of 64.
+        let span = random.next() | 1;
+        let told = HeaderValue::from_bytes(&ids::under(&parts, span)).ok()?;
+        fields::set_traceparent(fields, told);
+        Some(Self { parts, span, started_ns: unix_ns() })
+    }
+
+    pub(crate) fn end(self, end: LegEnd<'_>) -> Finished {
+        Finished::Delivery(Box::new(Delivered {
+            leg: self,
+            duration: end.duration,
+            method: end.method,
+            path: cut(end.path).to_owned(),
+            host: end.host.and_then(own),
+            job: end.job,
+            attempt: end.attempt,
+            what: end.what,
+            status: end.status,
+            stamp: end.stamp,
+            instance: end.instance,
+            error: end.error,
+        }))
+    }
+}
