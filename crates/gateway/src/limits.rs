@@ -124,7 +124,7 @@ pub(crate) const ADMIN_TIME: Duration = Duration::from_secs(30);
 /// A request id taken from a trusted proxy has at most this many bytes; a longer one is replaced.
 pub(crate) const REQUEST_ID_BYTES: usize = 128;
 
-/// Traced requests that may wait for the exporter, of all workers; more are dropped and counted.
+/// Traced requests and deliveries that may wait for the exporter; more are dropped and counted.
 pub(crate) const TRACED_WAITING: usize = 4096;
 
 /// Traced requests in one message to a collector.

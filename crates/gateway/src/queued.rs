@@ -19,6 +19,7 @@ use crate::fault::{Fault, Refusal};
 use crate::jobs;
 use crate::limits::{ACCEPT_TIME, JOB_RETRY_AFTER};
 use crate::routes::Target;
+use crate::traces;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -149,7 +150,7 @@ pub(crate) async fn answer(
         path_and_query: head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
         traffic: if choice.wish.is_none() { Traffic::Users } else { Traffic::Preview },
         user: Some(user(exchange, &mut head.headers, choice, target)),
-        fields: kept(&mut head.headers, choice),
+        fields: kept(&mut head.headers, choice, exchange.traced.draft.is_some()),
         body: body.bytes(),
         key: wanted.key,
         principal: wanted.whose.principal.map(Bytes::from),
@@ -207,9 +208,10 @@ pub(crate) async fn answer(
 }
 
 /// A request's fields as they are kept: the length and the like are another matter with each delivery.
-fn kept(fields: &mut HeaderMap, choice: &Choice) -> Fields {
+fn kept(fields: &mut HeaderMap, choice: &Choice, is_traced: bool) -> Fields {
     sent::without_framing(fields);
     door::remember(choice.wish, fields);
+    traces::remember(is_traced, fields);
     sent::listed(fields)
 }
 

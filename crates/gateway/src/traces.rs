@@ -1,5 +1,6 @@
 //! Which requests are traced, what the service is told of it (W3C Trace Context, level 1), and what is known of a
-//! traced request. Requests that are not traced cost one branch while traces are off, and one draw while they are on.
+//! traced request, and of each delivery of one that is queued. Requests that are not traced cost one branch while traces
+//! are off, and one draw while they are on.
 
 mod export;
 mod leg;
@@ -16,7 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub(crate) use export::start;
-pub(crate) use leg::{Leg, LegEnd};
+pub(crate) use leg::{Leg, LegEnd, recall, remember};
 
 /// The bit of the flags that says whether spans are recorded (W3C Trace Context, 3.2.2.1).
 const SAMPLED: u8 = 1;

@@ -2,7 +2,7 @@
 
 use crate::call::{Call, CallId, CallOutcome};
 use crate::clock::Clock;
-use crate::job::{Answer, JobId, JobName, JobView};
+use crate::job::{Answer, JobId, JobName, JobState, JobView};
 use crate::operate::Verb;
 use crate::operation::{
     Counters, Edit, Filter, Imported, JobHistory, Operation, OperationError, Plan, ReadError, Resolution,
@@ -169,11 +169,23 @@ impl Queue {
         Ok(self.shared.read(|shared| shared.journal.size()).await?)
     }
 
-    /// How many jobs there are by the name of their state, as they are on disk: one that may simply be sent again is
-    /// waiting there while it is under way. Reads all narrow rows.
+    /// How many jobs there are by the name of their state; states without any are left out. What is pending is known
+    /// here, all else is counted on disk.
     pub async fn states(&self) -> Result<BTreeMap<&'static str, u64>, OperationError> {
-        let counts = self.shared.read(|shared| shared.journal.counts()).await?;
-        Ok(counts.into_iter().map(|count| (crate::job::state_name(count.state), count.jobs)).collect())
+        let ended = self.shared.read(|shared| shared.journal.outcomes()).await?;
+        let state = self.shared.lock();
+        let (depth, unknown) = (state.book.depth, state.book.unknown_now());
+        let dispatching = state.flights.values().filter(|flight| !flight.probe).count() as u64;
+        drop(state);
+        let pending = [
+            (JobState::Waiting, depth.saturating_sub(unknown + dispatching)),
+            (JobState::Dispatching, dispatching),
+            (JobState::Unknown, unknown),
+        ];
+        // Those in doubt are pending.
+        let ended = ended.into_iter().filter(|(state, _)| *state != JobState::Unknown);
+        let all = pending.into_iter().filter(|(_, count)| *count > 0).chain(ended);
+        Ok(all.map(|(state, count)| (crate::job::state_name(state), count)).collect())
     }
 
     /// Jobs after `after` that fit, in the order of their numbers, at most `limit`.

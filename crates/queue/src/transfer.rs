@@ -11,7 +11,7 @@ use bytes::Bytes;
 use model::queue::{QueuedRoute, Saga};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use store::journal::{Change, Filter, JobRow, NewJob, StepRecord};
+use store::journal::{Change, Filter, JobRow, NewJob, ReadError, StepRecord};
 
 /// The version of an exported line.
 const VERSION: u32 = 1;
@@ -138,27 +138,39 @@ impl Shared {
         let read = |(place, line): (usize, &String)| {
             Arrival::read(line).map_err(|why| OperationError::Malformed(format!("line {}: {why}", place + 1)))
         };
-        let mut arrivals = lines.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+        let arrivals = lines.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
         let mut imported = Imported::default();
-        let all = arrivals.len();
-        arrivals.retain(|arrival| !self.is_here(arrival));
-        imported.known += (all - arrivals.len()) as u64;
-        for batch in arrivals.chunks(BATCH) {
+        let mut new = Vec::with_capacity(arrivals.len());
+        for arrival in arrivals {
+            match self.is_here(&arrival)? {
+                true => imported.known += 1,
+                false => new.push(arrival),
+            }
+        }
+        for batch in new.chunks(BATCH) {
             self.import_batch(batch, by, &mut imported)?;
         }
         self.wake.notify_one();
         Ok(imported)
     }
 
-    /// Whether what was exported is a job of this queue, and of a client that gave no key by which it is known.
-    fn is_here(&self, arrival: &Arrival) -> bool {
-        let Some((id, drawn)) = &arrival.drawn_key else { return false };
-        // One that cannot be read is not the same; that it is damaged is told to whoever asks for it.
-        let record = self.journal.request(*id).ok().flatten();
-        record.is_some_and(|record| {
-            StoredRequest::decode(record)
-                .is_ok_and(|request| !request.head.given && request.head.key == *drawn)
-        })
+    /// Whether what was exported is a job of this queue, of a client that gave no key by which it is known, and not one
+    /// that was given up since.
+    fn is_here(&self, arrival: &Arrival) -> Result<bool, OperationError> {
+        let Some((id, drawn)) = &arrival.drawn_key else { return Ok(false) };
+        let given_up = |state| matches!(state, JobState::Cancelled | JobState::Dropped);
+        let read = || {
+            let row = self.journal.job(*id)?.filter(|row| !given_up(row.state));
+            row.map_or(Ok(None), |row| self.journal.request(row.id))
+        };
+        let record = match read() {
+            Ok(record) => record,
+            // Then it is not the same; that it is damaged is told to whoever asks for it.
+            Err(ReadError::Damaged { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let request = record.and_then(|record| StoredRequest::decode(record).ok());
+        Ok(request.is_some_and(|request| !request.head.given && request.head.key == *drawn))
     }
 
     fn import_batch(

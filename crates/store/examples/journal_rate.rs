@@ -50,8 +50,8 @@ fn main() -> Result<(), Failure> {
     }
     println!("{:?}", journal.size()?);
     let begun = Instant::now();
-    let counts = journal.counts()?;
-    println!("counts of {} states: {:.0?}", counts.len(), begun.elapsed());
+    let outcomes = journal.outcomes()?;
+    println!("counts of {} states: {:.0?}", outcomes.len(), begun.elapsed());
     let begun = Instant::now();
     forget(&journal)?;
     println!("forget: {:.0?}", begun.elapsed());

@@ -351,7 +351,8 @@ pub(crate) struct Cost {
     /// and fails all the same, other than by [`WriteError::Refused`] or [`WriteError::Reserve`], takes its whole
     /// batch with it.
     pub(crate) may_fail_halfway: bool,
-    /// Whether it may wait for [`PATIENCE`], so that a write that follows soon does not wait for its commit.
+    /// Whether it may wait for [`PATIENCE`], so that a write that follows soon does not wait for its commit. Only for
+    /// what is about nothing that is being written at the same time, before which it might come.
     pub(crate) may_wait: bool,
     /// Whether it is about nothing that was handed in before it. It may then be written before writes that wait, and
     /// its `done` is called before those of others in its batch; among themselves they keep their order.

@@ -39,8 +39,8 @@ pub use readers::READERS_KEPT;
 pub use repair::{ASIDE_LIMIT, NAMED_LIMIT, Named, RepairError, RepairReport, repair};
 pub use reserve::SAMPLE_AGE;
 pub use row::{
-    AttemptRecord, Change, Count, Filter, Forgotten, Identity, JobId, JobRow, JobState, NewJob, Operation,
-    Pause, Retention, Size, StepRecord,
+    AttemptRecord, Change, Filter, Forgotten, Identity, JobId, JobRow, JobState, NewJob, Operation, Pause,
+    Retention, Size, StepRecord,
 };
 pub use schema::SCHEMA_VERSION;
 
@@ -268,7 +268,8 @@ impl Journal {
     }
 
     /// The same for what nobody waits for: it waits itself, at most for [`commit::PATIENCE`], so that it shares a commit
-    /// with others like it. Of what is handed in after it only new jobs are written before it.
+    /// with others like it. Of what is handed in after it only new jobs are written before it. No other change of the
+    /// same job may be under way: that might come after this one.
     pub fn update_soon(&self, change: Change, done: impl FnOnce(Result<(), WriteError>) + Send + 'static) {
         self.change(change, true, done);
     }
@@ -365,9 +366,10 @@ impl Journal {
         self.inner.readers.read(|c| read::list(c, filter, after, limit.min(LIST_LIMIT)))
     }
 
-    /// How many jobs there are, by state; states without any are left out. Reads every narrow row.
-    pub fn counts(&self) -> Result<Vec<Count>, ReadError> {
-        self.inner.readers.read(read::counts)
+    /// How many jobs have an outcome, by state; states without any are left out. Those that have none are known to
+    /// whoever delivers them.
+    pub fn outcomes(&self) -> Result<Vec<(JobState, u64)>, ReadError> {
+        self.inner.readers.read(read::outcomes)
     }
 
     /// What is paused.

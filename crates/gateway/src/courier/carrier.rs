@@ -11,7 +11,7 @@ use crate::lines::Lines;
 use crate::measures::Outcome;
 use crate::metrics::Counts;
 use crate::routes::{Routes, Target};
-use crate::traces::{Finished, Leg};
+use crate::traces::{self, Finished, Leg};
 use crate::worker::Shared;
 use http::HeaderMap;
 use model::name::StampId;
@@ -67,8 +67,8 @@ impl Carrier {
 
     /// A delivery of a request with these fields begins, if it is traced.
     pub(super) fn begin_leg(&self, fields: &mut HeaderMap) -> Option<Leg> {
-        let traces = self.with_routes(|routes| routes.traces().is_some());
-        if traces { Leg::begin(fields, &self.random) } else { None }
+        let is_traced = traces::recall(fields) && self.with_routes(|routes| routes.traces().is_some());
+        if is_traced { Leg::begin(fields, &self.random) } else { None }
     }
 
     /// Hands what was traced to the exporter. If that has [`TRACED_WAITING`](crate::limits::TRACED_WAITING) waiting, it

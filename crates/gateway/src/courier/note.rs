@@ -57,10 +57,6 @@ impl Trip<'_> {
         self.call.path_and_query.split('?').next().unwrap_or_default()
     }
 
-    fn what(&self) -> &'static str {
-        if self.call.probe { "probe" } else { "delivery" }
-    }
-
     fn said(&self, came: &Came) -> Said {
         let duration = self.began.elapsed();
         let (status, bytes_out, error) = match came {
@@ -83,7 +79,7 @@ impl Trip<'_> {
             host: self.fields.get(HOST),
             job: self.call.job.0,
             attempt: self.call.attempt,
-            what: self.what(),
+            is_probe: self.call.probe,
             status: said.status,
             stamp: way.map(|way| (way.target.slot.stamp, way.target.name.clone())),
             instance: instance.map(|instance| (instance.index, instance.address)),
@@ -99,6 +95,7 @@ impl Trip<'_> {
         if !self.carrier.with_routes(logs) {
             return;
         }
+        let what = if self.call.probe { "probe" } else { "delivery" };
         let mut line = Vec::with_capacity(512);
         let text = |name| self.fields.get(name).cloned().unwrap_or_else(|| HeaderValue::from_static(""));
         access::begin_delivery(
@@ -122,7 +119,7 @@ impl Trip<'_> {
                 instance: way.and_then(Way::instance).map(|instance| instance.index),
                 attempts: self.call.attempt,
                 error: said.error,
-                job: Some((Some(self.call.job.0), self.what())),
+                job: Some((Some(self.call.job.0), what)),
             },
         );
         self.carrier.lines.borrow_mut().write(&line, self.carrier.counts());

@@ -1,6 +1,6 @@
-//! Traced requests on their way to a collector: handed over by the workers, sent by one thread.
+//! Traced requests on their way to a collector: handed over by the workers and the courier, sent by one thread.
 //!
-//! Nobody waits for a collector. What it does not take in time is dropped and counted, by the workers when too much
+//! Nobody waits for a collector. What it does not take in time is dropped and counted, by whoever has it when too much
 //! waits, by the exporter when it gives a message up.
 
 use super::{Finished, otlp};

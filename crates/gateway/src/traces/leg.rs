@@ -1,13 +1,30 @@
 //! Deliveries of traced requests. Each attempt is a span of its own, below that of the request whose job it is, however
 //! long that has had its answer.
 
-use super::{Finished, SAMPLED, context, cut, own, unix_ns};
+use super::{Finished, context, cut, own, unix_ns};
 use crate::fields;
 use crate::ids::{self, Parts, Random};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use model::name::StampId;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// Written into a request that is traced when it is written down. The flag of its `traceparent` would not do: where
+/// traces are off it is whatever the client says.
+const TRACED: HeaderName = HeaderName::from_static("mainstay-traced");
+
+/// Writes down whether a request is traced, for [`recall`]: what is decided when it comes holds for all its deliveries.
+pub(crate) fn remember(is_traced: bool, fields: &mut HeaderMap) {
+    match is_traced {
+        true => drop(fields.insert(TRACED, HeaderValue::from_static("1"))),
+        false => drop(fields.remove(TRACED)),
+    }
+}
+
+/// Takes out what [`remember`] wrote.
+pub(crate) fn recall(fields: &mut HeaderMap) -> bool {
+    fields.remove(TRACED).is_some()
+}
 
 /// One attempt while it is under way.
 #[derive(Debug)]
@@ -27,8 +44,8 @@ pub(crate) struct LegEnd<'a> {
     pub(crate) host: Option<&'a HeaderValue>,
     pub(crate) job: u64,
     pub(crate) attempt: u32,
-    /// `delivery`, or `probe`.
-    pub(crate) what: &'static str,
+    /// It only asked what became of an attempt.
+    pub(crate) is_probe: bool,
     /// 0: there was no answer.
     pub(crate) status: u16,
     pub(crate) stamp: Option<(StampId, String)>,
@@ -46,7 +63,7 @@ pub(crate) struct Delivered {
     pub(super) host: Option<HeaderValue>,
     pub(super) job: u64,
     pub(super) attempt: u32,
-    pub(super) what: &'static str,
+    pub(super) is_probe: bool,
     pub(super) status: u16,
     pub(super) stamp: Option<(StampId, String)>,
     pub(super) instance: Option<(u32, SocketAddr)>,
@@ -54,10 +71,9 @@ pub(crate) struct Delivered {
 }
 
 impl Leg {
-    /// Begins one, if the request was traced whose fields these are, as its `traceparent` says; the service is told of
-    /// this span then. What was decided when the request came holds for all of its deliveries.
+    /// Begins one, below the span that the fields name; the service is told of this one instead.
     pub(crate) fn begin(fields: &mut HeaderMap, random: &Random) -> Option<Self> {
-        let parts = context(fields).filter(|parts| parts.flags & SAMPLED != 0)?;
+        let parts = context(fields)?;
         // An id of zeros is invalid; the 1 costs one bit of 64.
         let span = random.next() | 1;
         let told = HeaderValue::from_bytes(&ids::under(&parts, span)).ok()?;
@@ -74,7 +90,7 @@ impl Leg {
             host: end.host.and_then(own),
             job: end.job,
             attempt: end.attempt,
-            what: end.what,
+            is_probe: end.is_probe,
             status: end.status,
             stamp: end.stamp,
             instance: end.instance,

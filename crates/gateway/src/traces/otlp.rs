@@ -138,7 +138,7 @@ fn delivery(delivered: &Delivered) -> Span {
         attributes.push(text("mainstay.stamp", stamp.to_string()));
     }
     attributes.push(number("mainstay.job", delivered.job.cast_signed()));
-    if delivered.attempt > 1 {
+    if delivered.attempt > 1 && !delivered.is_probe {
         attributes.push(number("http.request.resend_count", i64::from(delivered.attempt) - 1));
     }
     Span {
@@ -147,7 +147,7 @@ fn delivery(delivered: &Delivered) -> Span {
         parent_span_id: bytes(&leg.parts.parent),
         // The gateway that took the request on may have been another process.
         flags: u32::from(leg.parts.flags) | HAS_REMOTE | REMOTE,
-        name: format!("{} {method}", delivered.what),
+        name: format!("{} {method}", if delivered.is_probe { "probe" } else { "delivery" }),
         kind: SpanKind::Client.into(),
         start_time_unix_nano: leg.started_ns,
         end_time_unix_nano: leg.started_ns.saturating_add(nanos(delivered.duration)),

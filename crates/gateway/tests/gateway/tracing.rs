@@ -188,6 +188,25 @@ fn an_order_that_is_not_traced_has_no_spans() {
     assert!(spans(&collector).is_empty());
 }
 
+/// Nor is what came while traces were off, whatever its client says of it.
+#[test]
+fn a_backlog_from_before_traces_has_no_spans() {
+    let (upstream, collector) = (Upstream::named("made"), collector());
+    let gateway = Gateway::start();
+    let mut queued = queueing(stamp(1, &[]), |queue| queue.idempotent = true);
+    gateway.activate(&queued);
+    let fields = format!("traceparent: 00-{TRACE}-{PARENT}-01");
+    let fields = [fields.as_str(), "mainstay-traced: 1", "prefer: respond-async"];
+    let job = location(&gateway.ask(&order(&fields, "x")));
+    queued = queueing(stamp(2, &[&upstream]), |queue| queue.idempotent = true);
+    gateway.activate(&to(queued, collector.address, 0.0));
+    delivered(&gateway, &job);
+    let told = traceparent(&upstream, 0);
+    assert_eq!([&told[1], &told[2], &told[3]], [TRACE, PARENT, "01"], "what the client says is handed on");
+    assert!(upstream.seen()[0].all("mainstay-traced").is_empty());
+    assert_eq!(gateway.metric("spans_exported_total") + gateway.metric("spans_dropped_total"), 0);
+}
+
 /// Whoever is not trusted does not decide how much is exported.
 #[test]
 fn a_trusted_proxy_decides_and_for_all_others_the_share_does() {

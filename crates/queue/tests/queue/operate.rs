@@ -183,6 +183,11 @@ async fn exported_jobs_are_imported_once() {
 
     let imported = stage.queue.import(lines.clone(), 0).await.unwrap();
     assert_eq!((imported.accepted, imported.known), (0, 3), "they are here");
+    stage.queue.drop_jobs(Selection::Jobs(vec![JobId(2)]), 0).await.unwrap();
+    let imported = stage.queue.import(lines.clone(), 0).await.unwrap();
+    assert_eq!((imported.accepted, imported.known), (1, 2), "one was given up, and comes back");
+    let imported = stage.queue.import(lines.clone(), 0).await.unwrap();
+    assert_eq!((imported.accepted, imported.known), (0, 3), "once");
 
     let other = Stage::new();
     // A file that is older than any job may get.

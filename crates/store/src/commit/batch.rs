@@ -115,6 +115,10 @@ impl Thread {
 
     /// Waits for what begins a batch: a job, or those that have waited for long enough. False: there will be none.
     fn gather(&mut self, gathered: &mut VecDeque<Box<dyn Job>>) -> bool {
+        if !gathered.is_empty() {
+            // What was too much for the batch before.
+            return true;
+        }
         match receive(&mut self.queue, &self.end, &self.later) {
             Received::Job(job) => {
                 let before = if job.is_new() { self.later.for_company() } else { self.later.all() };
@@ -164,7 +168,11 @@ impl Thread {
             }
         };
         let (mut count, mut bytes) = (0, 0);
-        while let Some(mut job) = gathered.pop_front() {
+        while count < BATCH_LIMIT && bytes < BATCH_BYTES_LIMIT {
+            if gathered.is_empty() {
+                self.gather_more(gathered);
+            }
+            let Some(mut job) = gathered.pop_front() else { break };
             count += 1;
             bytes += job.bytes();
             let ran = match job.may_fail_halfway() {
@@ -179,9 +187,6 @@ impl Thread {
                     return Err(why);
                 }
                 Err(why) => job.answer(Err(why)),
-            }
-            if gathered.is_empty() && count < BATCH_LIMIT && bytes < BATCH_BYTES_LIMIT {
-                self.gather_more(gathered);
             }
         }
         Ok(transaction.commit()?)

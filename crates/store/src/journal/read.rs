@@ -2,9 +2,9 @@
 
 use super::card::{Bound, Card};
 use super::row::{
-    AttemptRecord, Count, Filter, Identity, JobId, JobRow, JobState, Operation, Pause, Size, StepRecord,
+    AttemptRecord, Filter, Identity, JobId, JobRow, JobState, Operation, Pause, Size, StepRecord,
 };
-use super::sum::{self, Moving, What};
+use super::sum::{self, Moving, Sum, What};
 use crate::commit::WriteError;
 use bytes::Bytes;
 use rusqlite::types::{FromSql, FromSqlError};
@@ -23,6 +23,7 @@ macro_rules! select_jobs {
 
 pub(super) const ONE_JOB: &str = select_jobs!("WHERE id = ?1");
 pub(super) const JOBS_BETWEEN: &str = select_jobs!("WHERE id BETWEEN ?1 AND ?2 ORDER BY id");
+pub(super) const TO_BE_SENT: &str = select_jobs!("WHERE state IN (2, 3)");
 const AFTER: &str = select_jobs!("WHERE id > ?1 ORDER BY id LIMIT ?2");
 const BY_NUMBER: &str = select_jobs!(
     "WHERE id > ?1 AND (?2 >> state) & 1 AND (?3 IS NULL OR route = ?3) \
@@ -135,10 +136,19 @@ impl<'r> Narrow<'r> {
 
     /// Where it is and how often it was attempted, if that can be believed.
     pub(super) fn standing(&self) -> Option<(JobState, u32)> {
+        self.standing_by(sum::moving)
+    }
+
+    /// The same in a file of version 1.
+    pub(super) fn standing_without_due(&self) -> Option<(JobState, u32)> {
+        self.standing_by(sum::moving_without_due)
+    }
+
+    fn standing_by(&self, sum: impl FnOnce(i64, Moving) -> Sum) -> Option<(JobState, u32)> {
         let state = JobState::from_code(self.state)?;
         let attempts = u32::try_from(self.attempts).ok()?;
         let moving = Moving { state, attempts, changed_ms: self.changed_ms, due_ms: self.due_ms };
-        (sum::moving(self.id, moving) == self.moving_sum).then_some((state, attempts))
+        (sum(self.id, moving) == self.moving_sum).then_some((state, attempts))
     }
 
     fn wrong(&self) -> Fault {
@@ -313,22 +323,17 @@ pub(super) fn steps(c: &Connection, id: i64) -> Result<Vec<StepRecord>, Fault> {
     Ok(found)
 }
 
-pub(super) fn counts(c: &Connection) -> Result<Vec<Count>, Fault> {
-    // Added up here: SQLite would sort all of them first.
-    let mut counts =
-        JobState::ALL.map(|state| Count { state, jobs: 0, oldest_ms: i64::MAX, request_bytes: 0 });
-    let mut query = c.prepare_cached(select_jobs!(""))?;
+/// Counted in the index of those that have an outcome, without reading a row.
+pub(super) fn outcomes(c: &Connection) -> Result<Vec<(JobState, u64)>, Fault> {
+    let mut query = c.prepare_cached("SELECT state, count(*) FROM job WHERE state > 3 GROUP BY state")?;
     let mut rows = query.query([])?;
+    let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let row = Narrow::of(row)?;
-        let (state, card) = row.check()?;
-        if let Some(count) = counts.iter_mut().find(|count| count.state == state) {
-            count.jobs += 1;
-            count.oldest_ms = count.oldest_ms.min(row.created_ms);
-            count.request_bytes = count.request_bytes.saturating_add(card.request_bytes);
-        }
+        let code = column(row, 0)?;
+        let state = JobState::from_code(code).ok_or_else(|| Fault::Wrong(format!("{code} is no state")))?;
+        found.push((state, column(row, 1)?));
     }
-    Ok(counts.into_iter().filter(|count| count.jobs > 0).collect())
+    Ok(found)
 }
 
 pub(super) fn paused(c: &Connection) -> Result<Vec<Pause>, Fault> {

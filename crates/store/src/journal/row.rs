@@ -314,19 +314,6 @@ pub struct Filter {
     pub created_before_ms: Option<i64>,
 }
 
-/// How many jobs are in a state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Count {
-    /// The state.
-    pub state: JobState,
-    /// How many.
-    pub jobs: u64,
-    /// When the oldest of them was accepted.
-    pub oldest_ms: i64,
-    /// Bytes of their encoded requests.
-    pub request_bytes: u64,
-}
-
 /// What the journal takes on disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {

@@ -96,7 +96,8 @@ impl Salvage<'_> {
     /// One job with all that belongs to it.
     fn job(&mut self, job: &Narrow<'_>, card: &Card) -> rusqlite::Result<()> {
         let id = job.id();
-        let mut standing = job.standing();
+        // The file may be one of version 1, which nobody could open to bring it to this one.
+        let mut standing = job.standing().or_else(|| job.standing_without_due());
         let steps = read::steps(self.from, id);
         if steps.is_err() {
             // How far a saga has come is no longer known.

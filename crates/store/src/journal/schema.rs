@@ -8,7 +8,7 @@
 //! split a page: `changed_ms` is never NULL, and the numbers of states begin with 2 (0 and 1 take no byte in a
 //! row, others do). What never changes and is never searched for is one column, `card`.
 
-use super::row::JobState;
+use super::read::{self, Fault, Narrow};
 use super::sum::{self, Moving};
 use rusqlite::{Connection, Transaction, params};
 
@@ -77,18 +77,23 @@ pub(super) fn migrate(t: &Transaction<'_>, found: u32) -> rusqlite::Result<()> {
 
 /// Since version 2 the checksum of a job that is to be sent guards when that is due.
 fn guard_due(t: &Transaction<'_>) -> rusqlite::Result<()> {
-    let mut rows = t.prepare(
-        "SELECT id, state, attempts, changed_ms, due_ms, moving_sum FROM job WHERE state IN (?1, ?2)",
-    )?;
-    let mut rows = rows.query([JobState::Waiting.code(), JobState::Dispatching.code()])?;
+    // An owner that still writes as before is one no longer. A number that cannot be read is told of when it is taken.
+    if let Ok(epoch) = read::number(t, EPOCH) {
+        set_number(t, EPOCH, epoch.saturating_add(1))?;
+    }
+    let mut rows = t.prepare(read::TO_BE_SENT)?;
+    let mut rows = rows.query([])?;
     let mut guard = t.prepare("UPDATE job SET moving_sum = ?2 WHERE id = ?1")?;
     while let Some(row) = rows.next()? {
-        let id = row.get(0)?;
-        let Some(state) = JobState::from_code(row.get(1)?) else { continue };
-        let moving = Moving { state, attempts: row.get(2)?, changed_ms: row.get(3)?, due_ms: row.get(4)? };
-        // What is damaged stays so, and is told when it is read.
-        if row.get_ref(5)?.as_bytes()? == sum::moving_without_due(id, moving) {
-            guard.execute(params![id, sum::moving(id, moving)])?;
+        let job = match Narrow::of(row) {
+            Ok(job) => job,
+            Err(Fault::Sql(cause)) => return Err(cause),
+            Err(Fault::Wrong(_)) => continue,
+        };
+        // What is damaged stays so, and is told of when it is read.
+        if let Some((state, attempts)) = job.standing_without_due() {
+            let moving = Moving { state, attempts, changed_ms: job.changed_ms(), due_ms: job.due_ms() };
+            guard.execute(params![job.id(), sum::moving(job.id(), moving)])?;
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ pub(super) struct Moving {
 }
 
 /// Over what changes when a job moves on. When it is due counts only while it is to be sent: an outcome leaves that as
-/// it was, unread.
+/// it was, and nothing depends on it any longer.
 pub(super) fn moving(id: i64, moving: Moving) -> Sum {
     let is_sent = matches!(moving.state, JobState::Waiting | JobState::Dispatching);
     moving_of(id, moving, is_sent.then_some(moving.due_ms))

@@ -228,22 +228,24 @@ fn a_newer_file_is_refused_by_name_and_left_alone() {
     assert!(!repair::beside(&path, ".damaged-1").exists() && !repair::beside(&path, ".repairing").exists());
 }
 
-#[test]
-fn a_file_of_version_1_gets_checksums_over_when_jobs_are_due() {
-    let folder = tempfile::tempdir().unwrap();
+/// A file of version 1 with a job that is done, one that waits, one that was under way and one that is damaged.
+fn version_1(folder: &tempfile::TempDir) -> PathBuf {
     let path = folder.path().join("queue.db");
-    let (journal, _) = open(&folder);
-    for id in 1..=4 {
+    let (journal, _) = open(folder);
+    for id in 1..=5 {
         accept(&journal, new_job(id)).unwrap();
     }
     update(&journal, outcome(1, JobState::Done, 5)).unwrap();
     update(&journal, Change::Released { id: JobId(2), due_ms: 77 }).unwrap();
     damage::close(&journal, &path);
     let old = Connection::open(&path).unwrap();
-    for (id, state, changed_ms) in
-        [(2, JobState::Waiting, 77), (3, JobState::Dispatching, new_job(3).created_ms)]
-    {
-        let attempts = u32::from(id == 3);
+    let created = |id| new_job(id).created_ms;
+    let pending = [
+        (2, JobState::Waiting, 0, 77),
+        (3, JobState::Dispatching, 1, created(3)),
+        (5, JobState::Dispatching, 1, created(5)),
+    ];
+    for (id, state, attempts, changed_ms) in pending {
         let moving = sum::Moving { state, attempts, changed_ms, due_ms: 0 };
         let changed = old.execute(
             "UPDATE job SET moving_sum = ?2 WHERE id = ?1 AND changed_ms = ?3 AND attempts = ?4",
@@ -251,17 +253,27 @@ fn a_file_of_version_1_gets_checksums_over_when_jobs_are_due() {
         );
         assert_eq!(changed, Ok(1));
     }
-    // The fourth is damaged already: its checksum is none of either version.
+    // The fourth has a checksum of neither version, the fifth a column of another type.
     old.execute("UPDATE job SET due_ms = due_ms + 1 WHERE id = 4", []).unwrap();
+    old.execute("UPDATE job SET attempts = 'two' WHERE id = 5", []).unwrap();
     old.pragma_update(None, "user_version", 1).unwrap();
-    drop(old);
-    let (journal, _) = open(&folder);
+    path
+}
+
+#[test]
+fn a_file_of_version_1_gets_checksums_over_when_jobs_are_due() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = version_1(&folder);
+    let (journal, recovered) = open(&folder);
+    assert_eq!(recovered.epoch, 3, "whoever wrote the old version is fenced before its sums are changed");
     assert_eq!(
         [1, 2, 3].map(|id| journal.job(JobId(id)).unwrap().unwrap().state),
         [JobState::Done, JobState::Waiting, JobState::Dispatching]
     );
-    let error = journal.job(JobId(4)).unwrap_err();
-    assert!(error.to_string().contains("the checksum of job 4 is wrong"), "{error}");
+    for id in [4, 5] {
+        let error = journal.job(JobId(id)).unwrap_err();
+        assert!(matches!(error, ReadError::Damaged { .. }), "{error}");
+    }
     damage::close(&journal, &path);
     // Seen from then on.
     let late = Connection::open(&path).unwrap();
@@ -269,6 +281,18 @@ fn a_file_of_version_1_gets_checksums_over_when_jobs_are_due() {
     drop(late);
     let error = open(&folder).0.job(JobId(2)).unwrap_err();
     assert!(error.to_string().contains("the checksum of job 2 is wrong"), "{error}");
+}
+
+#[test]
+fn a_file_of_version_1_is_repaired() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = version_1(&folder);
+    let report = repair(&path).unwrap();
+    assert_eq!((report.doubtful.ids, report.lost.ids), (vec![JobId(4)], vec![JobId(5)]));
+    let (journal, _) = open(&folder);
+    let found = states(&journal);
+    let whole = [(1, JobState::Done), (2, JobState::Waiting), (3, JobState::Dispatching)];
+    assert_eq!((&found[..3], found[3]), (&whole[..], (4, JobState::Unknown)));
 }
 
 #[test]
@@ -569,18 +593,12 @@ fn jobs_are_found_by_what_they_are() {
         }
         assert_eq!(paged, expected, "{filter:?}");
     }
-    let counts = journal.counts().unwrap();
-    for (count, state) in counts.iter().zip(JobState::ALL) {
-        let rows = journal.list(&Filter { states: vec![state], ..none() }, JobId(0), 1_000).unwrap();
-        let expected = Count {
-            state,
-            jobs: rows.len() as u64,
-            oldest_ms: rows[0].created_ms,
-            request_bytes: rows.iter().map(|row| row.request_bytes).sum(),
-        };
-        assert_eq!(count, &expected);
+    let outcomes = journal.outcomes().unwrap();
+    for (state, count) in &outcomes {
+        let rows = journal.list(&Filter { states: vec![*state], ..none() }, JobId(0), 1_000).unwrap();
+        assert_eq!(*count, rows.len() as u64, "{state}");
     }
-    assert_eq!(counts.len(), 8);
+    assert_eq!(outcomes.len(), 6, "all but waiting and dispatching");
 }
 
 fn forget(journal: &Journal, retention: Retention) -> Forgotten {
