@@ -206,6 +206,9 @@ pub struct GatewayState {
 pub struct QueueSummary {
     /// Why queued routes are refused. None: they are not.
     pub trouble: Option<String>,
+    /// Its file is being read: queued requests wait for that, and nothing else here is known yet.
+    #[serde(default)]
+    pub opening: bool,
     /// Jobs that are waiting, being delivered or of unknown outcome.
     pub depth: u64,
     /// How long ago the oldest of them was accepted, in milliseconds.

@@ -41,6 +41,9 @@ pub struct QueueStatus {
     pub trouble: Option<String>,
     /// Whether there is a queue at all.
     pub open: bool,
+    /// Its file is being read: queued requests wait for that, and nothing else here is known yet.
+    #[serde(default)]
+    pub opening: bool,
     /// Everything is paused.
     pub paused: bool,
     /// Routes that are paused.

@@ -119,12 +119,13 @@ pub(crate) fn summary(desk: &Desk) -> Option<QueueSummary> {
     let troubled = |why: String| Some(QueueSummary { trouble: Some(why), ..QueueSummary::default() });
     let status = match desk.state() {
         State::Unneeded => return None,
-        State::Opening => return troubled("the queue is being read".to_owned()),
+        State::Opening => return Some(QueueSummary { opening: true, ..QueueSummary::default() }),
         State::Closed(why) => return troubled(why.to_string()),
         State::Open(queue) => queue.status(),
     };
     Some(QueueSummary {
         trouble: status.trouble.map(|trouble| trouble.to_string()),
+        opening: false,
         depth: status.depth,
         oldest_ms: status.oldest_ms,
         unknown: status.unknown_now,
@@ -140,7 +141,7 @@ async fn status(desk: &Desk) -> wire::QueueStatus {
     let troubled = |why: String| wire::QueueStatus { trouble: Some(why), ..nothing.clone() };
     let queue = match desk.state() {
         State::Unneeded => return nothing,
-        State::Opening => return troubled("the queue is being read".to_owned()),
+        State::Opening => return wire::QueueStatus { opening: true, ..nothing },
         State::Closed(why) => return troubled(why.to_string()),
         State::Open(queue) => queue,
     };

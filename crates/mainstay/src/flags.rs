@@ -232,3 +232,25 @@ fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = number.parse().map_err(|_| format!("`{number}` is not a number"))?;
     if rate.is_finite() && rate > 0.0 { Ok(rate) } else { Err(format!("`{text}` is not above zero")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Command, CommandFactory as _};
+
+    /// clap lets a command's own flag take the place of one that is there for all, without a word.
+    #[test]
+    fn no_command_hides_a_flag_that_is_there_for_all() {
+        fn look(command: &Command, all: &[&str]) {
+            for argument in command.get_arguments() {
+                let id = argument.get_id().as_str();
+                assert!(!all.contains(&id), "`{id}` of {}", command.get_name());
+            }
+            command.get_subcommands().for_each(|command| look(command, all));
+        }
+        let flags = Flags::command();
+        let all: Vec<&str> = flags.get_arguments().map(|argument| argument.get_id().as_str()).collect();
+        assert!(all.contains(&"file") && all.contains(&"state"), "{all:?}");
+        flags.get_subcommands().for_each(|command| look(command, &all));
+    }
+}

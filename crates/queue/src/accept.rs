@@ -105,7 +105,8 @@ impl Shared {
                 }
                 Place::Taken(id) => match self.repeated(id, &arrival).await {
                     Ok(Some(repeated)) => {
-                        self.lock().counters.repeated += 1;
+                        let told = matches!(repeated, Submitted::Repeated(_) | Submitted::Replay(..));
+                        self.lock().counters.repeated += u64::from(told);
                         return repeated;
                     }
                     Ok(None) => stale = Some(id),

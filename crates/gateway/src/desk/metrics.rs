@@ -25,7 +25,7 @@ pub(crate) fn render(desk: &Desk, text: &mut String) {
             counters.answered_directly,
         ),
         ("queue_answered_202_total", "Jobs whose clients got 202.", counters.answered_202),
-        ("queue_repeated_total", "Requests whose key was known.", counters.repeated),
+        ("queue_repeated_total", "Requests that came again with their key.", counters.repeated),
         ("queue_refused_total", "Requests for which there was no room.", counters.refused),
         ("queue_attempts_total", "Deliveries begun, probes not among them.", counters.attempts),
         ("queue_probes_total", "Questions after what became of a delivery.", counters.probes),

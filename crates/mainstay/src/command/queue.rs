@@ -39,10 +39,10 @@ pub(crate) async fn queue(flags: &Flags, wanted: &QueueFlags, output: Output) ->
         }
         QueueVerb::Pause(pause) => halt(&found(&pause.environment)?, "pause", pause, output).await,
         QueueVerb::Resume(pause) => halt(&found(&pause.environment)?, "resume", pause, output).await,
-        QueueVerb::Export(FileFlags { environment, file }) => {
+        QueueVerb::Export(FileFlags { environment, jobs: file }) => {
             carry::export(&found(environment)?, file, output).await
         }
-        QueueVerb::Import(FileFlags { environment, file }) => {
+        QueueVerb::Import(FileFlags { environment, jobs: file }) => {
             carry::import(&found(environment)?, file, output).await
         }
         QueueVerb::Log(flag) => log(&found(&flag.environment)?, output).await,

@@ -129,6 +129,9 @@ fn queue_line(queue: &QueueSummary) -> String {
     if let Some(trouble) = &queue.trouble {
         return format!("queue      queued routes refuse: {trouble}\n");
     }
+    if queue.opening {
+        return "queue      being read; queued requests wait for that\n".to_owned();
+    }
     let mut line = format!("queue      {} waiting", queue.depth);
     // Writing to a String cannot fail.
     let _ = match queue.depth {

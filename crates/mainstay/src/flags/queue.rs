@@ -157,7 +157,7 @@ pub(crate) struct FileFlags {
 
     /// The file; `-` is standard output or input
     #[arg(value_name = "FILE", default_value = "-")]
-    pub(crate) file: PathBuf,
+    pub(crate) jobs: PathBuf,
 }
 
 /// The number of a job, also from its name.

@@ -41,6 +41,7 @@ pub(super) fn status(status: &QueueStatus) -> String {
     // Writing to a String cannot fail.
     let _ = match (&status.trouble, status.open) {
         (Some(trouble), _) => writeln!(text, "queued routes refuse: {}", plain(trouble)),
+        (None, false) if status.opening => writeln!(text, "being read; queued requests wait for that"),
         (None, false) => writeln!(text, "there is no queue: no route is queued, and none was"),
         (None, true) => writeln!(
             text,
@@ -192,6 +193,16 @@ fn at(ms: i64) -> u64 {
 mod tests {
     use super::*;
     use api::queue::{Attempt, SagaStep, StoredAnswer};
+
+    #[test]
+    fn a_queue_that_is_being_read_is_neither_in_trouble_nor_absent() {
+        let opening = QueueStatus { opening: true, ..QueueStatus::default() };
+        assert!(status(&opening).starts_with("being read"), "{}", status(&opening));
+        let trouble = Some("no room".to_owned());
+        let troubled = QueueStatus { trouble, ..QueueStatus::default() };
+        assert!(status(&troubled).starts_with("queued routes refuse: no room"));
+        assert!(status(&QueueStatus::default()).starts_with("there is no queue"));
+    }
 
     #[test]
     fn what_clients_sent_does_nothing_to_a_terminal() {
