@@ -120,9 +120,12 @@ impl Thread {
             return true;
         }
         match receive(&mut self.queue, &self.end, &self.later) {
+            Received::Job(job) if job.is_new() => {
+                self.take([job], gathered);
+                self.take(self.later.for_company(), gathered);
+            }
             Received::Job(job) => {
-                let before = if job.is_new() { self.later.for_company() } else { self.later.all() };
-                self.take(before, gathered);
+                self.take(self.later.all(), gathered);
                 self.take([job], gathered);
             }
             Received::Due => self.take(self.later.all(), gathered),
