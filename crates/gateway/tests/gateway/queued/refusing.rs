@@ -123,7 +123,7 @@ fn a_damaged_file_is_repaired_while_the_gateway_runs() {
     let repaired: Repaired = call(&next, Method::POST, "/v1/queue/repair", &repair).unwrap();
     assert_eq!((repaired.jobs, repaired.lost), (50, 0), "{repaired:?}");
     assert!(std::path::Path::new(&repaired.aside).exists());
-    wait_for("the queue", || next.state().queue.filter(|queue| queue.trouble.is_none()));
+    wait_for("the queue", || next.state().queue.filter(|queue| queue.trouble.is_none() && !queue.opening));
     for job in &jobs {
         delivered(&next, job);
     }

@@ -16,7 +16,7 @@ fn what_was_acknowledged_is_delivered_by_the_next_gateway() {
     gateway.stop();
     let next = Gateway::start_in(Arc::clone(&temp));
     // The stored table has the queue opened, before any agent speaks.
-    wait_for("the queue", || next.state().queue.filter(|queue| queue.trouble.is_none()));
+    wait_for("the queue", || next.state().queue.filter(|queue| queue.trouble.is_none() && !queue.opening));
     assert_eq!(next.metric("queue_depth"), 10);
     let upstream = Upstream::named("done");
     next.activate(&queueing(stamp(1, &[&upstream]), |_| {}));

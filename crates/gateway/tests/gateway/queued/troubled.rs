@@ -49,7 +49,7 @@ fn damage_closes_the_queue_until_it_is_repaired() {
 
     let gateway = Gateway::start_in(temp);
     // Opening reads no requests, and of those that wait only the first is looked at.
-    wait_for("the queue", || gateway.state().queue.filter(|queue| queue.trouble.is_none()));
+    wait_for("the queue", || gateway.state().queue.filter(|queue| queue.trouble.is_none() && !queue.opening));
     gateway.activate(&queueing(stamp(1, &[&upstream]), |_| {}));
     let unread: Result<JobHistory, CallError> = call(&gateway, Method::GET, "/v1/queue/jobs/4", &Value::Null);
     assert!(unread.is_err(), "{unread:?}");
@@ -61,7 +61,7 @@ fn damage_closes_the_queue_until_it_is_repaired() {
     let repair = json!({ "v": 1, "by_uid": 0 });
     let repaired: Repaired = call(&gateway, Method::POST, "/v1/queue/repair", &repair).unwrap();
     assert_eq!(repaired.jobs, 6, "{repaired:?}");
-    wait_for("the queue", || gateway.state().queue.filter(|queue| queue.trouble.is_none()));
+    wait_for("the queue", || gateway.state().queue.filter(|queue| queue.trouble.is_none() && !queue.opening));
     let resume = json!({ "v": 1, "by_uid": 0, "route": null });
     let _: QueueStatus = call(&gateway, Method::POST, "/v1/queue/resume", &resume).unwrap();
     assert_eq!(gateway.ask(&order(&[], "{}")).text(), "done");
