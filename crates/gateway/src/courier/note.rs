@@ -75,8 +75,8 @@ impl Trip<'_> {
         self.carrier.export(leg.end(LegEnd {
             duration: said.duration,
             method: sent::method(self.call.method),
-            path: self.path(),
-            host: self.fields.get(HOST),
+            path: self.path().to_owned(),
+            host: self.fields.get(HOST).cloned(),
             job: self.call.job.0,
             attempt: self.call.attempt,
             is_probe: self.call.probe,

@@ -37,11 +37,11 @@ pub(crate) struct Leg {
 
 /// How it ended.
 #[derive(Debug)]
-pub(crate) struct LegEnd<'a> {
+pub(crate) struct LegEnd {
     pub(crate) duration: Duration,
     pub(crate) method: Method,
-    pub(crate) path: &'a str,
-    pub(crate) host: Option<&'a HeaderValue>,
+    pub(crate) path: String,
+    pub(crate) host: Option<HeaderValue>,
     pub(crate) job: u64,
     pub(crate) attempt: u32,
     /// It only asked what became of an attempt.
@@ -53,21 +53,11 @@ pub(crate) struct LegEnd<'a> {
     pub(crate) error: Option<&'static str>,
 }
 
-/// An attempt that has ended, in memory of its own.
+/// An attempt that has ended.
 #[derive(Debug)]
 pub(crate) struct Delivered {
     pub(super) leg: Leg,
-    pub(super) duration: Duration,
-    pub(super) method: Method,
-    pub(super) path: String,
-    pub(super) host: Option<HeaderValue>,
-    pub(super) job: u64,
-    pub(super) attempt: u32,
-    pub(super) is_probe: bool,
-    pub(super) status: u16,
-    pub(super) stamp: Option<(StampId, String)>,
-    pub(super) instance: Option<(u32, SocketAddr)>,
-    pub(super) error: Option<&'static str>,
+    pub(super) end: LegEnd,
 }
 
 impl Leg {
@@ -81,20 +71,10 @@ impl Leg {
         Some(Self { parts, span, started_ns: unix_ns() })
     }
 
-    pub(crate) fn end(self, end: LegEnd<'_>) -> Finished {
-        Finished::Delivery(Box::new(Delivered {
-            leg: self,
-            duration: end.duration,
-            method: end.method,
-            path: cut(end.path).to_owned(),
-            host: end.host.and_then(own),
-            job: end.job,
-            attempt: end.attempt,
-            is_probe: end.is_probe,
-            status: end.status,
-            stamp: end.stamp,
-            instance: end.instance,
-            error: end.error,
-        }))
+    pub(crate) fn end(self, end: LegEnd) -> Finished {
+        // It waits for the exporter: no longer than it has to be, and in memory of its own.
+        let path = cut(&end.path).to_owned();
+        let host = end.host.as_ref().and_then(own);
+        Finished::Delivery(Box::new(Delivered { leg: self, end: LegEnd { path, host, ..end } }))
     }
 }

@@ -115,31 +115,31 @@ fn client(draft: &Draft, end: &End) -> Option<Span> {
 
 /// The span of one delivery of a job, or of a probe for it.
 fn delivery(delivered: &Delivered) -> Span {
-    let leg = &delivered.leg;
-    let (method, mut attributes) = method(&delivered.method);
-    match (delivered.instance, delivered.host.as_ref().and_then(host_and_port)) {
+    let Delivered { leg, end } = delivered;
+    let (method, mut attributes) = method(&end.method);
+    match (end.instance, end.host.as_ref().and_then(host_and_port)) {
         (Some((index, address)), _) => {
             attributes.push(text("server.address", address.ip().to_string()));
             attributes.push(number("server.port", address.port().into()));
-            attributes.push(text("url.full", format!("http://{address}{}", delivered.path)));
+            attributes.push(text("url.full", format!("http://{address}{}", end.path)));
             attributes.push(number("mainstay.instance", index.into()));
         }
         // An external, or nobody was found.
         (None, host) => {
-            attributes.push(text("url.path", delivered.path.clone()));
+            attributes.push(text("url.path", end.path.clone()));
             attributes.extend(host.map(|(host, _)| text("server.address", host)));
             attributes.extend(host.and_then(|(_, port)| port).map(|port| number("server.port", port.into())));
         }
     }
-    let error = failed(delivered.error, delivered.status, 400);
-    outcome(&mut attributes, delivered.status, error.as_deref());
-    if let Some((stamp, release)) = &delivered.stamp {
+    let error = failed(end.error, end.status, 400);
+    outcome(&mut attributes, end.status, error.as_deref());
+    if let Some((stamp, release)) = &end.stamp {
         attributes.push(text("mainstay.release", release.clone()));
         attributes.push(text("mainstay.stamp", stamp.to_string()));
     }
-    attributes.push(number("mainstay.job", delivered.job.cast_signed()));
-    if delivered.attempt > 1 && !delivered.is_probe {
-        attributes.push(number("http.request.resend_count", i64::from(delivered.attempt) - 1));
+    attributes.push(number("mainstay.job", end.job.cast_signed()));
+    if end.attempt > 1 && !end.is_probe {
+        attributes.push(number("http.request.resend_count", i64::from(end.attempt) - 1));
     }
     Span {
         trace_id: bytes(&leg.parts.trace),
@@ -147,10 +147,10 @@ fn delivery(delivered: &Delivered) -> Span {
         parent_span_id: bytes(&leg.parts.parent),
         // The gateway that took the request on may have been another process.
         flags: u32::from(leg.parts.flags) | HAS_REMOTE | REMOTE,
-        name: format!("{} {method}", if delivered.is_probe { "probe" } else { "delivery" }),
+        name: format!("{} {method}", if end.is_probe { "probe" } else { "delivery" }),
         kind: SpanKind::Client.into(),
         start_time_unix_nano: leg.started_ns,
-        end_time_unix_nano: leg.started_ns.saturating_add(nanos(delivered.duration)),
+        end_time_unix_nano: leg.started_ns.saturating_add(nanos(end.duration)),
         attributes,
         status: error.map(|_| Status { message: String::new(), code: StatusCode::Error.into() }),
         ..Span::default()
