@@ -758,22 +758,32 @@ fn a_read_that_takes_for_ever_holds_up_nobody() {
     assert_eq!(states(&journal).len(), 250);
 }
 
+/// Holds the writer up in the middle of a batch, until what is returned is told or dropped.
+fn hold_up(
+    journal: &Journal,
+    is_new: bool,
+    done: impl FnOnce(Result<(), WriteError>) + Send + 'static,
+) -> mpsc::Sender<()> {
+    let (held, hold) = mpsc::channel();
+    let (go, wait_for) = mpsc::channel::<()>();
+    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, is_new };
+    let stop = move |_: &rusqlite::Transaction<'_>| {
+        held.send(()).unwrap();
+        let _ = wait_for.recv();
+        Ok(())
+    };
+    journal.inner.writer.submit(cost, stop, done);
+    hold.recv_timeout(PATIENCE).unwrap();
+    go
+}
+
 #[test]
 fn a_slow_disk_gets_no_more_jobs_than_it_can_write() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = open(&folder);
     accept(&journal, new_job(1)).unwrap();
     // The writer is held up in the middle of a batch.
-    let (held, hold) = mpsc::channel();
-    let (go, wait_for) = mpsc::channel::<()>();
-    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, is_new: false };
-    let stop = move |_: &rusqlite::Transaction<'_>| {
-        held.send(()).unwrap();
-        let _ = wait_for.recv();
-        Ok(())
-    };
-    journal.inner.writer.submit(cost, stop, |result| result.unwrap());
-    hold.recv_timeout(PATIENCE).unwrap();
+    let go = hold_up(&journal, false, |result| result.unwrap());
 
     let (told, hear) = mpsc::channel();
     let tell = || {
@@ -802,21 +812,12 @@ fn of_one_commit_who_was_accepted_hears_first_and_others_in_their_order() {
     accept(&journal, new_job(1)).unwrap();
     accept(&journal, new_job(2)).unwrap();
     // The writer is held up in the middle of a batch, to which the others are added.
-    let (held, hold) = mpsc::channel();
-    let (go, wait_for) = mpsc::channel::<()>();
     let (told, hear) = mpsc::channel();
     let tell = |what: &'static str| {
         let told = told.clone();
         move |result: Result<(), WriteError>| told.send((what, result)).unwrap()
     };
-    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, is_new: false };
-    let stop = move |_: &rusqlite::Transaction<'_>| {
-        held.send(()).unwrap();
-        let _ = wait_for.recv();
-        Ok(())
-    };
-    journal.inner.writer.submit(cost, stop, tell("held up"));
-    hold.recv_timeout(PATIENCE).unwrap();
+    let go = hold_up(&journal, false, tell("held up"));
     journal.update_soon(outcome(1, JobState::Done, 5), tell("outcome 1"));
     journal.accept(new_job(3), tell("accept 3"));
     journal.update(outcome(2, JobState::Done, 5), tell("outcome 2"));
@@ -853,16 +854,7 @@ fn what_may_wait_is_written_by_itself_and_before_all_but_new_jobs() {
     assert_eq!(heard(), "outcome", "nothing else comes");
 
     // A new job does not wait for it, in whose batch it would only take time.
-    let (held, hold) = mpsc::channel();
-    let (go, wait_for) = mpsc::channel::<()>();
-    let cost = Cost { bytes: 0, may_fail_halfway: false, may_wait: false, is_new: true };
-    let stop = move |_: &rusqlite::Transaction<'_>| {
-        held.send(()).unwrap();
-        let _ = wait_for.recv();
-        Ok(())
-    };
-    journal.inner.writer.submit(cost, stop, tell("held up"));
-    hold.recv_timeout(PATIENCE).unwrap();
+    let go = hold_up(&journal, true, tell("held up"));
     journal.update_soon(outcome(3, JobState::Done, 5), tell("outcome"));
     let (clone, done) = (journal.clone(), tell("accepted"));
     journal.accept(new_job(1_000), move |result| {
