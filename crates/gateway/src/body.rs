@@ -107,14 +107,14 @@ impl Body for RequestBody {
 /// An answer's body on its way to the client. The exchange ends with it.
 pub(crate) struct AnswerBody {
     source: Source,
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     /// Why the body is cut, once hyper has had a chance to send what came before.
     failure: Option<BodyError>,
 }
 
 enum Source {
     Own(Bytes),
-    File(FileBody),
+    File(Box<FileBody>),
     Upstream { body: Incoming, upstream: Option<Box<Upstream>> },
 }
 
@@ -126,7 +126,7 @@ impl AnswerBody {
 
     /// A file of a stamp that has stopped.
     pub(crate) fn file(file: FileBody) -> Self {
-        Self { source: Source::File(file), exchange: None, failure: None }
+        Self { source: Source::File(Box::new(file)), exchange: None, failure: None }
     }
 
     /// An instance's body, with the connection it comes on.
@@ -136,7 +136,7 @@ impl AnswerBody {
     }
 
     /// Ends `exchange` with this body.
-    pub(crate) fn end(&mut self, exchange: Exchange) {
+    pub(crate) fn end(&mut self, exchange: Box<Exchange>) {
         self.exchange = Some(exchange);
     }
 

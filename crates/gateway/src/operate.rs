@@ -204,7 +204,7 @@ fn job(view: &JobView, why: String) -> wire::Job {
         id: view.name.id.0,
         name: view.name.to_string(),
         state: state_name(view.state).to_owned(),
-        route: view.route.clone(),
+        route: view.route.to_string(),
         created_ms: view.created_ms,
         due_ms: view.due_ms,
         finished_ms: view.finished_ms,

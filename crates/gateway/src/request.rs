@@ -29,7 +29,8 @@ pub(crate) async fn serve(
 ) -> Result<Response<AnswerBody>, Infallible> {
     let rejected = client.take();
     let read = rejected.is_none().then_some(&request);
-    let mut exchange = Exchange::begin(worker, client, read);
+    // It is handed on with its answer: apart, it is moved once.
+    let mut exchange = Box::new(Exchange::begin(worker, client, read));
     let outcome = match rejected {
         Some(why) => Err(why.into()),
         None => decide(&mut exchange, request).await,

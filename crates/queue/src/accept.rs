@@ -5,6 +5,7 @@ use crate::call::{Call, FirstCall, Upstream};
 use crate::clock::{Moment, whole_ms};
 use crate::codec::{Head, StoredRequest};
 use crate::deliver::{Flight, Job, plain_message};
+use crate::draw::draw;
 use crate::fingerprint;
 use crate::hex::hex;
 use crate::job::{Answer, JobId, JobName, JobState, JobView, Tag};
@@ -145,20 +146,18 @@ impl Shared {
             }
             value.map_or(0, |value| fingerprint::order(submission.traffic, &submission.route, &value))
         });
-        let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(|error| Full {
-            why: FullWhy::Refused(format!("no random numbers: {error}")),
-            retry_after: TROUBLE_RETRY,
-        })?;
-        let (tag, made) = random.split_at(16);
+        let tag = Tag(draw().map_err(no_random_numbers)?);
+        let sent_key = match submission.key {
+            Some(given) => given,
+            None => hex(&draw().map_err(no_random_numbers)?),
+        };
         let (waits, carries) = (submission.waits, submission.carries);
-        let tag = Tag(*tag.first_chunk().expect("a half has 16 bytes"));
         let delay = submission.deliver_after.unwrap_or_default();
         let head = Head {
             method: submission.method,
             target: submission.path_and_query,
-            given: submission.key.is_some(),
-            key: submission.key.unwrap_or_else(|| hex(made)),
+            given: key.is_some(),
+            key: sent_key,
             user: submission.user,
             from_ms: self.wall_ms().saturating_add(span_ms(delay)),
             generation: 0,
@@ -226,14 +225,14 @@ impl Shared {
         let due_ms = arrival.request.head.from_ms;
         let state = if begun.is_some() { JobState::Dispatching } else { JobState::Waiting };
         let attempts = u32::from(begun.is_some());
-        let route = arrival.route.to_string();
+        let route = arrival.route.clone();
         let view = JobView { name, state, route, created_ms, due_ms, finished_ms: None, attempts };
         let new = NewJob {
             id: JobId(id),
             tag: arrival.tag.0,
             created_ms,
             due_ms,
-            route: arrival.route.to_string(),
+            route: arrival.route.clone(),
             order: (arrival.order != 0).then_some(arrival.order),
             key: arrival.key.map(KeyHash::to_bytes),
             fingerprint: arrival.identity.fingerprint,
@@ -489,6 +488,10 @@ fn not_accepted(error: WriteError) -> Submitted {
             Submitted::Full(Full { why: full_why(error), retry_after: TROUBLE_RETRY })
         }
     }
+}
+
+fn no_random_numbers(error: getrandom::Error) -> Full {
+    Full { why: FullWhy::Refused(format!("no random numbers: {error}")), retry_after: TROUBLE_RETRY }
 }
 
 fn unreadable(error: &ReadError) -> Full {

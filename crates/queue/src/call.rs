@@ -40,7 +40,7 @@ pub struct Call {
     /// The job it is for.
     pub job: JobId,
     /// The route that took the job.
-    pub route: String,
+    pub route: Arc<str>,
     /// Whom it is for.
     pub to: Upstream,
     /// Its method.

@@ -400,7 +400,7 @@ impl State {
         let call = Call {
             id,
             job: job_id(&job.entry),
-            route: self.book.lines[job.entry.route()].name.to_string(),
+            route: self.book.lines[job.entry.route()].name.clone(),
             to: message.to,
             method: message.method,
             path_and_query: message.target,

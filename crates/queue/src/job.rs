@@ -4,6 +4,7 @@ use crate::hex::hex;
 use bytes::Bytes;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 pub use store::journal::{JobId, JobState};
 
 /// Fields of a request or an answer, in order, with repetitions. Names are lower-case.
@@ -66,7 +67,7 @@ pub struct JobView {
     /// Where it stands.
     pub state: JobState,
     /// The route that took it, such as `POST /api/orders`.
-    pub route: String,
+    pub route: Arc<str>,
     /// When it was accepted, in Unix milliseconds.
     pub created_ms: i64,
     /// When it was, or is, to be delivered, or tried again, in Unix milliseconds.

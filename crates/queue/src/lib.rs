@@ -39,6 +39,7 @@ mod verdict;
 
 mod clock;
 mod codec;
+mod draw;
 mod fingerprint;
 mod hex;
 mod shared;

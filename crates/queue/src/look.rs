@@ -32,7 +32,7 @@ impl Shared {
         JobView {
             name: JobName { id: row.id, tag: Tag(row.tag) },
             state,
-            route: row.route.to_string(),
+            route: row.route.clone(),
             created_ms: row.created_ms,
             due_ms: row.due_ms,
             finished_ms: row.outcome_ms,

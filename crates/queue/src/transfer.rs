@@ -1,6 +1,7 @@
 //! Jobs as lines of JSON: what leaves one queue and enters another.
 
 use crate::codec::{CodecError, Head, StoredRequest};
+use crate::draw::draw;
 use crate::hex::{hex, unhex};
 use crate::job::{Fields, JobId, JobState, state_name, state_named};
 use crate::keys::KeyHash;
@@ -269,7 +270,7 @@ impl Shared {
             // Its age begins anew: what was kept in a file for long is not dead for that.
             job.due_ms = job.due_ms.max(now_ms);
             job.id = JobId(state.next_id);
-            getrandom::fill(&mut job.tag).map_err(|error| OperationError::Malformed(error.to_string()))?;
+            job.tag = draw().map_err(|error| OperationError::Malformed(error.to_string()))?;
             state.next_id += 1;
             state.book.count(bytes);
             if let Some(key) = key {
@@ -324,7 +325,7 @@ impl Arrival {
             tag: [0; 16],
             created_ms: line.created_ms,
             due_ms: line.due_ms,
-            route: line.route,
+            route: line.route.into(),
             order: line.order,
             key: Some(key),
             fingerprint: array(&line.fingerprint)?,
@@ -361,7 +362,7 @@ fn row_of(job: &NewJob) -> JobRow {
         tag: job.tag,
         created_ms: job.created_ms,
         due_ms: job.due_ms,
-        route: Arc::from(job.route.as_str()),
+        route: job.route.clone(),
         order: job.order,
         key: job.key,
         user: job.user,

@@ -355,7 +355,7 @@ async fn what_holds_up_users_does_not_hold_up_a_preview() {
     assert_eq!(stage.queue.status().upstreams[0].breaker, Breaker::Open);
     let first = stage.enqueue(preview()).await;
     let call = stage.call().await;
-    assert_eq!((call.job, call.route.as_str()), (first.id, "POST /orders"));
+    assert_eq!((call.job, &*call.route), (first.id, "POST /orders"));
     stage.report(&call, answered(201, ""));
     assert_eq!(stage.state(first).await, JobState::Done);
     let names: Vec<String> = stage.queue.status().upstreams.into_iter().map(|known| known.name).collect();

@@ -116,7 +116,7 @@ pub struct NewJob {
     /// When it may be delivered.
     pub due_ms: i64,
     /// The route that took it, such as `POST /api/orders`.
-    pub route: String,
+    pub route: Arc<str>,
     /// Hash of the route and the value by which deliveries are ordered.
     pub order: Option<u64>,
     /// Hash of the route, the principal and the `Idempotency-Key`. None: none was given.
