@@ -10,6 +10,7 @@ mod doubt;
 mod keys;
 mod operate;
 mod order;
+mod power_cut;
 mod sagas;
 mod stage;
 mod torture;

@@ -5,11 +5,12 @@ use model::flow::Method;
 use model::queue::{QueueLimits, QueuedRoute};
 use queue::{
     Answer, Call, CallOutcome, Clock, Counters, Filter, JobId, JobName, JobState, JobView, JournalOptions,
-    Options, Queue, Submission, Submitted, Ticket, Waited,
+    OpenError, Options, Queue, Submission, Submitted, Ticket, Waited,
 };
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::vfs::Disk;
 
 /// When the tests begin, in Unix milliseconds.
 pub(crate) const START: i64 = 1_800_000_000_000;
@@ -25,8 +26,16 @@ pub(crate) struct Stage {
     pub(crate) queue: Queue,
     pub(crate) clock: Clock,
     folder: Arc<tempfile::TempDir>,
+    opened: Opened,
+}
+
+/// How a queue was opened, and is again.
+#[derive(Debug, Clone, Default)]
+struct Opened {
     limits: QueueLimits,
     reserve_bytes: u64,
+    /// None: on the machine's own disk.
+    vfs: Option<String>,
 }
 
 impl Stage {
@@ -35,21 +44,31 @@ impl Stage {
     }
 
     pub(crate) fn with(limits: QueueLimits, reserve_bytes: u64) -> Self {
-        // A process that is killed loses nothing that the system has: memory is as good as a disk here, and quicker.
-        let memory = Path::new("/dev/shm");
-        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        let folder = Arc::new(folder.unwrap());
-        let clock = Clock::manual(START);
-        let queue = open(folder.path(), &limits, reserve_bytes, &clock);
-        Self { queue, clock, folder, limits, reserve_bytes }
+        let (folder, clock) = (Arc::new(folder()), Clock::manual(START));
+        let opened = Opened { limits, reserve_bytes, vfs: None };
+        let queue = open(folder.path(), &opened, &clock).unwrap();
+        Self { queue, clock, folder, opened }
+    }
+
+    /// On a disk that may lose its power, and may have lost it before. Its files have the names that they would have in
+    /// `folder`.
+    pub(crate) fn on(
+        disk: &Disk,
+        folder: &Arc<tempfile::TempDir>,
+        limits: QueueLimits,
+        clock: &Clock,
+    ) -> Result<Self, OpenError> {
+        let opened = Opened { limits, reserve_bytes: 0, vfs: Some(disk.name().to_owned()) };
+        let queue = open(folder.path(), &opened, clock)?;
+        Ok(Self { queue, clock: clock.clone(), folder: folder.clone(), opened })
     }
 
     /// The process is killed: nothing that was under way is reported, and another one opens the same file.
     pub(crate) fn kill(self) -> Self {
-        let Self { queue, clock, folder, limits, reserve_bytes } = self;
+        let Self { queue, clock, folder, opened } = self;
         drop(queue);
-        let queue = open(folder.path(), &limits, reserve_bytes, &clock);
-        Self { queue, clock, folder, limits, reserve_bytes }
+        let queue = open(folder.path(), &opened, &clock).unwrap();
+        Self { queue, clock, folder, opened }
     }
 
     /// The same on a machine whose clock on the wall says something else.
@@ -155,10 +174,18 @@ impl Stage {
     }
 }
 
-fn open(folder: &Path, limits: &QueueLimits, reserve_bytes: u64, clock: &Clock) -> Queue {
-    let journal = JournalOptions { reserve_bytes, log_bytes: 0, ..JournalOptions::default() };
-    let options = Options { limits: limits.clone(), journal, clock: clock.clone(), seed: 7 };
-    Queue::open(&folder.join("queue.db"), options).unwrap()
+/// A process that is killed loses nothing that the system has: memory is as good as a disk here, and quicker.
+pub(crate) fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    folder.unwrap()
+}
+
+fn open(folder: &Path, opened: &Opened, clock: &Clock) -> Result<Queue, OpenError> {
+    let Opened { limits, reserve_bytes, vfs } = opened.clone();
+    let journal = JournalOptions { reserve_bytes, vfs, log_bytes: 0 };
+    let options = Options { limits, journal, clock: clock.clone(), seed: 7 };
+    Queue::open(&folder.join("queue.db"), options)
 }
 
 /// A request to `POST /orders`.

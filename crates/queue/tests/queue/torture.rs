@@ -7,10 +7,10 @@ use queue::{Call, CallOutcome, JobState, Submitted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
@@ -18,15 +18,19 @@ impl Random {
 
 /// A service that keeps a count of effects by the client's own reference, which is the body.
 #[derive(Default)]
-struct Service {
+pub(crate) struct Service {
     honours_keys: bool,
-    effects: BTreeMap<String, u32>,
+    pub(crate) effects: BTreeMap<String, u32>,
     keys: BTreeSet<String>,
     order: Vec<String>,
 }
 
 impl Service {
-    fn take(&mut self, call: &Call) {
+    pub(crate) fn new(honours_keys: bool) -> Self {
+        Self { honours_keys, ..Self::default() }
+    }
+
+    pub(crate) fn take(&mut self, call: &Call) {
         if self.honours_keys && !self.keys.insert(call.key.clone()) {
             return;
         }
@@ -36,7 +40,7 @@ impl Service {
     }
 
     /// What it does with a call, and what of that is seen.
-    fn answer(&mut self, call: &Call, random: &mut Random) -> CallOutcome {
+    pub(crate) fn answer(&mut self, call: &Call, random: &mut Random) -> CallOutcome {
         match random.below(12) {
             0 => not_sent(),
             1 => busy(503, 2),
@@ -63,7 +67,7 @@ async fn torture(settings: QueuedRoute, seed: u64) {
     let mut random = Random(seed);
     let limits = QueueLimits { longest_pause: Duration::from_secs(5), ..QueueLimits::default() };
     let mut stage = Stage::with(limits, 0);
-    let mut service = Service { honours_keys: settings.idempotent, ..Service::default() };
+    let mut service = Service::new(settings.idempotent);
     let mut acknowledged = BTreeMap::new();
     let mut next = 0;
     for _ in 0..150 {
