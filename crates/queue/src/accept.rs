@@ -70,6 +70,14 @@ struct Arrived {
     told_from: Option<Moment>,
 }
 
+/// What a job's taking its place has brought.
+struct Entered {
+    /// Its first call, for whoever submitted it.
+    call: Option<Call>,
+    /// Whether somebody has to look for what goes next.
+    is_news: bool,
+}
+
 /// What whoever submitted a job hears first.
 #[derive(Debug)]
 pub(crate) enum Heard {
@@ -275,18 +283,21 @@ impl Shared {
         }
     }
 
-    /// The job is on disk, or is not: what its client hears, and the job's place if it is. Called on the journal's
-    /// thread.
+    /// The job is on disk, or is not: its place if it is, and then what its client hears. Called on the journal's thread.
     fn written_or_not(
         self: &Arc<Self>,
-        mut arrived: Arrived,
+        arrived: Arrived,
         (heard, answer): (oneshot::Sender<Heard>, oneshot::Sender<Waited>),
         written: Result<(), WriteError>,
     ) {
         let mut state = self.lock();
         let reserved = arrived.key.and_then(|key| state.reserved.remove(&key)).unwrap_or_default();
-        let refused = match written {
-            Ok(()) => None,
+        let (hears, refused, entered) = match written {
+            Ok(()) => {
+                let hears = self.await_answer(&mut state, &arrived, heard, answer);
+                // Before anybody hears of it: what its client sends next comes after it.
+                (hears, None, self.enter(&mut state, arrived))
+            }
             Err(error) => {
                 state.counters.refused += 1;
                 state.book.uncount(arrived.bytes);
@@ -294,33 +305,22 @@ impl Shared {
                     state.book.settle(arrived.entry.id(), arrived.entry.order);
                     state.book.targets[upstream].pace.undo(begun, self.clock.now());
                 }
-                Some(error)
+                // What it took up is free for others.
+                (Some(heard), Some(not_accepted(error)), Entered { call: None, is_news: true })
             }
         };
-        let accepted = refused.is_none();
-        let says = match refused {
-            None => self.await_answer(&mut state, &arrived, heard, answer).map(|heard| (heard, None)),
-            Some(error) => Some((heard, Some(not_accepted(error)))),
-        };
-        let carried = arrived.begun.take_if(|_| accepted && arrived.carried);
-        let call = carried.map(|begun| self.first_call(&mut state, &arrived, begun));
         drop(state);
-        let has_entered = call.is_some();
-        let first = call.map(|call| FirstCall::new(self.clone(), call));
+        let first = entered.call.map(|call| FirstCall::new(self.clone(), call));
         for other in reserved.others {
             // It may have stopped waiting.
             let _ = other.send(());
         }
-        // Whoever submitted may be gone; the job is not. It goes on only after that is known, or an answer could be
-        // taken for that of a client that waits.
-        if let Some((heard, refused)) = says {
+        if let Some(heard) = hears {
+            // Whoever submitted may be gone; the job is not.
             let _ = heard.send(refused.map_or_else(|| Heard::Accepted(first), Heard::Not));
         }
-        match accepted {
-            true if has_entered => {}
-            true => self.enter(arrived),
-            // What it took up is free for others.
-            false => self.wake.notify_one(),
+        if entered.is_news {
+            self.wake.notify_one();
         }
     }
 
@@ -360,31 +360,25 @@ impl Shared {
     }
 
     /// The job takes its place.
-    fn enter(&self, mut arrived: Arrived) {
-        let now = self.clock.now();
-        let mut state = self.lock();
-        let is_news = match arrived.begun.take() {
-            Some(begun) => {
-                let call = self.first_call(&mut state, &arrived, begun);
-                state.prepared.push_back(call);
+    fn enter(&self, state: &mut State, mut arrived: Arrived) -> Entered {
+        if let Some(begun) = arrived.begun.take() {
+            let call = self.first_call(state, &arrived, begun);
+            if arrived.carried {
+                return Entered { call: Some(call), is_news: false };
+            }
+            state.prepared.push_back(call);
+            return Entered { call: None, is_news: true };
+        }
+        let (entry, now) = (arrived.entry, self.clock.now());
+        state.hot.keep(entry.id(), &arrived.request, arrived.bytes as usize);
+        let is_news = match whole_ms(arrived.delay) {
+            0 => state.book.arrive(entry, now),
+            delay => {
+                state.book.schedule(entry, now.saturating_add(delay));
                 true
             }
-            None => {
-                let entry = arrived.entry;
-                state.hot.keep(entry.id(), &arrived.request, arrived.bytes as usize);
-                match whole_ms(arrived.delay) {
-                    0 => state.book.arrive(entry, now),
-                    delay => {
-                        state.book.schedule(entry, now.saturating_add(delay));
-                        true
-                    }
-                }
-            }
         };
-        drop(state);
-        if is_news {
-            self.wake.notify_one();
-        }
+        Entered { call: None, is_news }
     }
 
     fn first_call(&self, state: &mut State, arrived: &Arrived, (upstream, begun): (usize, Begun)) -> Call {

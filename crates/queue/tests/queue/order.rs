@@ -1,10 +1,14 @@
 //! Deliveries that follow each other.
 
-use crate::stage::{Stage, answered, broken, busy, idempotent, request};
+use crate::stage::{PATIENCE, Stage, answered, broken, busy, idempotent, request};
 use model::flow::JsonPath;
 use model::queue::{QueueLimits, QueuedRoute};
-use queue::{Call, JobState, Submission};
+use queue::{Call, JobState, Submission, Submitted};
 use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 fn ordered(settings: QueuedRoute) -> QueuedRoute {
@@ -53,6 +57,63 @@ async fn one_after_the_other_for_each_customer() {
         })
         .await;
     assert_eq!(hers, [1, 3, 5, 7, 9]);
+}
+
+/// Holds up whoever wakes it, until it is let go on.
+struct Gate {
+    woken: SyncSender<()>,
+    go_on: Mutex<Receiver<()>>,
+}
+
+impl Wake for Gate {
+    fn wake(self: Arc<Self>) {
+        let go_on = self.go_on.lock().unwrap();
+        if self.woken.send(()).is_ok() {
+            // An error says that the test is over.
+            let _ = go_on.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_follows_an_acknowledgement_comes_after_it() {
+    for _ in 0..100 {
+        if orders_again_at_once().await {
+            return;
+        }
+    }
+    panic!("the writer was quicker each time");
+}
+
+/// Whoever has heard that its order is accepted orders again at once, while the writer is held up in telling. False: the
+/// writer had told before anybody waited.
+async fn orders_again_at_once() -> bool {
+    let limits = QueueLimits { concurrency: 1, ..QueueLimits::default() };
+    let stage = Stage::with(limits, 0);
+    stage.enqueue(of("bob", idempotent(), 0)).await;
+    let busy_with = stage.call().await;
+    let (woken, is_woken) = sync_channel(1);
+    let (go_on, goes_on) = sync_channel(1);
+    let waker = Waker::from(Arc::new(Gate { woken, go_on: Mutex::new(goes_on) }));
+    let mut first = pin!(stage.queue.submit(of("ann", idempotent(), 1), |_| {}));
+    let mut context = Context::from_waker(&waker);
+    if first.as_mut().poll(&mut context).is_ready() {
+        return false;
+    }
+    is_woken.recv_timeout(PATIENCE).unwrap();
+    let Poll::Ready(Submitted::New(first)) = first.as_mut().poll(&mut context) else { panic!("accepted") };
+    stage.report(&busy_with, answered(200, ""));
+    let second = Submission { carries: true, ..of("ann", idempotent(), 2) };
+    let mut second = pin!(stage.queue.submit(second, |_| {}));
+    assert!(second.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    go_on.send(()).unwrap();
+    let Submitted::New(mut second) = second.await else { panic!("accepted") };
+    assert!(second.first_call().is_none(), "it went before the one that it follows");
+    let call = stage.call().await;
+    assert_eq!(call.job, first.name().id);
+    stage.report(&call, answered(200, ""));
+    assert_eq!(stage.call().await.job, second.name().id);
+    true
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use testkit::vfs::Disk;
 /// When the tests begin, in Unix milliseconds.
 pub(crate) const START: i64 = 1_800_000_000_000;
 /// How long anything may take that does not depend on the manual clock.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The service honours keys.
 pub(crate) fn idempotent() -> QueuedRoute {
