@@ -9,7 +9,9 @@ use crate::stored::{self, LoadError, Stored};
 use crate::worker::Shared;
 use api::PROTOCOL_VERSION;
 use api::folder::STATE_VERSION;
-use api::gateway::{Applied, ClosedSlot, GatewayState, InstanceLoad, Persist, PutTable, Table};
+use api::gateway::{
+    Applied, ClosedSlot, GatewayState, InstanceLoad, Persist, PutTable, Table, TableUpstream,
+};
 use api::problem::{Code, Problem};
 use model::name::{FenceToken, StampId};
 use std::path::PathBuf;
@@ -31,24 +33,25 @@ pub(crate) struct Applier {
 }
 
 impl Applier {
-    /// Puts the stored table in place, if it is of this boot: on another, nothing is known of who listens on its
-    /// addresses, so nothing is served until an agent has spoken. The fence counts in any case.
+    /// Puts the stored table in place; of one of another boot only which release serves ([`unconfirmed`]). The fence
+    /// counts in any case.
     pub(crate) fn load(shared: Arc<Shared>, path: PathBuf, boot: String) -> Self {
         let mut fence = FenceToken(0);
         match stored::load(&path) {
             Ok(Some(stored)) => {
                 fence = stored.fence;
-                if stored.boot == boot {
+                let table = if stored.boot == boot {
                     // Whether the guard has tripped meanwhile was not stored, and the candidate may have been taken
                     // back since: the agent has to confirm its weight.
-                    let table = Table { weight: 0, ..stored.table };
-                    let (routes, _) = Routes::default().next(&table, &shared.metrics);
-                    shared.routes.store(Arc::new(routes));
+                    Table { weight: 0, ..stored.table }
                 } else {
                     tracing::info!(
-                        "the stored table is of another boot: nothing is served until the agent speaks"
+                        "the stored table is of another boot: nothing is sent until the agent speaks"
                     );
-                }
+                    unconfirmed(stored.table)
+                };
+                let (routes, _) = Routes::default().next(&table, &shared.metrics);
+                shared.routes.store(Arc::new(routes));
             }
             Ok(None) => {}
             Err(
@@ -202,6 +205,21 @@ impl Applier {
             queue: operate::summary(&self.shared.desk),
         }
     }
+}
+
+/// What is left of a table of another boot: nothing is known of who listens on its addresses. Until an agent has
+/// spoken, requests wait as if all instances were being started again, and those to queued routes are written down.
+fn unconfirmed(table: Table) -> Table {
+    let active = table.active.map(|mut stamp| {
+        stamp.instances.clear();
+        for upstream in stamp.upstreams.values_mut() {
+            if let TableUpstream::Instances(instances) = upstream {
+                instances.clear();
+            }
+        }
+        stamp
+    });
+    Table { active, candidate: None, weight: 0, fallback: None, guard: None, previous: None, ..table }
 }
 
 /// Those that get requests, and those that only sagas call.

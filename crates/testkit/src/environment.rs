@@ -173,9 +173,9 @@ impl Drop for Environment {
 }
 
 impl Environment {
-    /// Nothing of a test that failed badly may stay behind: whoever names its folder is killed, and the
-    /// instances that its shims have written down.
-    fn kill_everything(&self) {
+    /// Kills whoever names its folder, and the instances that its shims have written down: what a loss of power does,
+    /// but for the disk, and what becomes of a test that failed badly.
+    pub fn kill_everything(&self) {
         let mut pids = Vec::new();
         let state = self.state().display().to_string();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -1,11 +1,14 @@
 //! The agent's side: tables, fences, and what is found after a restart.
 
-use crate::stage::{Browser, Gateway, Upstream, get, put, stamp};
+use crate::queued::{becomes, delivered, location, order, queueing};
+use crate::stage::{Browser, Gateway, PATIENCE, Upstream, get, put, stamp, wait_for};
 use api::client::CallError;
 use api::gateway::Persist;
 use api::problem::Code;
+use model::away::Hold;
 use model::name::{FenceToken, StampId};
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 fn refused(error: CallError) -> Code {
     match error {
@@ -57,20 +60,51 @@ fn a_restarted_gateway_serves_from_the_stored_table() {
     assert_eq!((state.revision, state.active, state.candidate), (0, Some(StampId(3)), Some(StampId(4))));
 }
 
-#[test]
-fn a_table_of_another_boot_is_held_back() {
-    let upstream = Upstream::named("hello");
-    let mut gateway = Gateway::serving(&upstream);
+/// Another one with this one's folder, after a boot of the machine.
+fn rebooted(mut gateway: Gateway) -> Gateway {
     gateway.stop();
     let path = gateway.folder.table();
     let mut stored: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     stored["boot"] = "another".into();
     std::fs::write(&path, stored.to_string()).unwrap();
-    let gateway = Gateway::start_in(gateway.temp());
+    Gateway::start_in(gateway.temp())
+}
+
+#[test]
+fn after_a_boot_nothing_is_sent_before_the_agent_speaks() {
+    let upstream = Upstream::named("hello");
+    let gateway = Gateway::start();
+    let mut release = queueing(stamp(1, &[&upstream]), |route| route.wait = Duration::ZERO);
+    release.settings.hold = Hold { requests: 10, time: 2 * PATIENCE };
+    gateway.put(&put(Some(&release), Some(&stamp(2, &[&upstream])))).unwrap();
+    let gateway = rebooted(gateway);
+    let state = gateway.state();
+    assert_eq!((state.revision, state.active, state.candidate), (0, Some(StampId(1)), None));
+    // It waits, and an order is written down meanwhile.
+    let mut browser = gateway.browse();
+    browser.send(get("/"));
+    wait_for("a request that is held", || (gateway.metric("held") == 1).then_some(()));
+    let job = location(&gateway.ask(&order(&[], "{}")));
+    becomes(&gateway, &job, "waiting");
+    assert_eq!(upstream.count(), 0);
+    gateway.activate(&release);
+    assert_eq!(browser.answer().text(), "hello");
+    delivered(&gateway, &job);
+}
+
+#[test]
+fn after_a_boot_requests_wait_no_longer_than_the_release_lets_them() {
+    let upstream = Upstream::named("hello");
+    let gateway = Gateway::start();
+    let mut release = stamp(1, &[&upstream]);
+    release.settings.hold = Hold { requests: 0, time: Duration::ZERO };
+    gateway.activate(&release);
+    let gateway = rebooted(gateway);
     let answer = gateway.get("/");
-    assert_eq!((answer.status, answer.problem().as_str()), (503, "no-active-stamp"));
-    gateway.activate(&stamp(1, &[&upstream]));
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "no-ready-instance"));
+    gateway.activate(&release);
     assert_eq!(gateway.get("/").text(), "hello");
+    assert_eq!(upstream.count(), 1);
 }
 
 #[test]
