@@ -217,7 +217,7 @@ pub struct QueueSummary {
     pub unknown: u64,
     /// Jobs whose attempts were used up since the gateway started.
     pub dead: u64,
-    /// Jobs that the service refused after they were acknowledged, since the gateway started.
+    /// Users' jobs that the service refused after they were acknowledged, since the gateway started.
     pub rejected: u64,
     /// Sagas that could not be undone since the gateway started.
     pub sagas_stuck: u64,

@@ -83,9 +83,9 @@ pub struct QueueCounts {
     pub attempts: u64,
     /// Jobs that were delivered.
     pub delivered: u64,
-    /// Jobs that the service did not want after they were acknowledged.
+    /// Users' jobs that the service did not want after they were acknowledged.
     pub rejected: u64,
-    /// Jobs whose attempts or time were used up.
+    /// Users' jobs whose attempts or time were used up.
     pub dead: u64,
     /// Times that an outcome became unknown.
     pub unknown: u64,

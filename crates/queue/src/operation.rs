@@ -22,9 +22,9 @@ pub struct Counters {
     pub refused: u64,
     /// Jobs that were delivered.
     pub delivered: u64,
-    /// Jobs that the service refused for good.
+    /// Users' jobs that the service refused for good.
     pub rejected: u64,
-    /// Jobs whose attempts were used up, or that got too old.
+    /// Users' jobs whose attempts were used up, or that got too old.
     pub dead: u64,
     /// Jobs whose outcome became unknown.
     pub unknown: u64,

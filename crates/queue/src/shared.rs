@@ -370,10 +370,12 @@ impl State {
     /// Ends a job; returns what its client is to be told, and who else waits for that.
     fn settle(&mut self, mut settled: Settled) -> (Option<Telling>, Vec<oneshot::Sender<()>>) {
         let (entry, counters) = (settled.entry, &mut self.counters);
+        // What became of a preview is seen by whoever made it, and need be dealt with by nobody.
+        let is_users = u64::from(self.book.lines[entry.route()].traffic.is_users());
         match settled.state {
             JobState::Done => counters.delivered += 1,
-            JobState::Rejected => counters.rejected += 1,
-            JobState::Dead => counters.dead += 1,
+            JobState::Rejected => counters.rejected += is_users,
+            JobState::Dead => counters.dead += is_users,
             JobState::Cancelled => counters.cancelled += 1,
             JobState::Dropped => counters.dropped += 1,
             JobState::Waiting | JobState::Dispatching | JobState::Unknown => {}

@@ -379,6 +379,19 @@ async fn what_holds_up_users_does_not_hold_up_a_preview() {
     assert_eq!(stage.queue.status().depth, 0);
 }
 
+/// A preview that outlives its candidate need not be dealt with by anybody.
+#[tokio::test]
+async fn a_refused_preview_is_not_counted_among_what_was_refused_to_users() {
+    let stage = Stage::new();
+    let preview = stage.enqueue(Submission { traffic: Traffic::Preview, ..request(idempotent(), "1") }).await;
+    let users = stage.enqueue(request(idempotent(), "2")).await;
+    stage.play(Duration::from_secs(1), |_| answered(404, "")).await;
+    for name in [preview, users] {
+        assert_eq!(stage.state(name).await, JobState::Rejected);
+    }
+    assert_eq!(stage.counters().rejected, 1);
+}
+
 #[tokio::test]
 async fn an_outage_uses_up_nobody_and_ends_slowly() {
     let stage = Stage::new();

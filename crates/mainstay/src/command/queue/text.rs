@@ -161,7 +161,7 @@ pub(super) fn operated(done: &Operated, did: &str) -> String {
     let more = if done.count > done.ids.len() as u64 { ", …" } else { "" };
     let mut text = match done.count {
         0 => format!("0 jobs {did}"),
-        count => format!("{count} jobs {did}: {}{more}", ids.join(", ")),
+        count => format!("{} {did}: {}{more}", jobs(count), ids.join(", ")),
     };
     if done.passed_over > 0 {
         // Writing to a String cannot fail.
@@ -170,15 +170,19 @@ pub(super) fn operated(done: &Operated, did: &str) -> String {
     text
 }
 
+fn jobs(count: u64) -> String {
+    if count == 1 { "1 job".into() } else { format!("{count} jobs") }
+}
+
 pub(super) fn operations(operations: &Operations) -> String {
     let line = |operation: &api::queue::Operation| {
         format!(
-            "{}  user {}  {:8} {} ({} jobs)",
+            "{}  user {}  {:8} {} ({})",
             clock(at(operation.at_ms)),
             operation.by_uid,
             operation.verb,
             plain(&operation.what),
-            operation.count
+            jobs(operation.count)
         )
     };
     let lines: Vec<String> = operations.operations.iter().map(line).collect();
