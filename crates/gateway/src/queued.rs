@@ -30,8 +30,7 @@ use model::queue::{InFlightAnswer, KeyUse, LONGEST_WAIT, QueuedRoute, Saga};
 use model::workload::GatewaySettings;
 use prefer::{PREFERENCE_APPLIED, Preferences};
 use queue::{
-    ANSWER_TIME, Answer, Fields, Full, FullWhy, JobState, JobView, Queue, Submission, Submitted, Ticket,
-    Traffic, Waited,
+    Answer, Fields, Full, FullWhy, JobState, JobView, Queue, Submission, Submitted, Ticket, Traffic, Waited,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -156,7 +155,7 @@ pub(crate) async fn answer(
         principal: wanted.whose.principal.map(Bytes::from),
         credentials: Bytes::from(wanted.whose.credentials),
         deliver_after: wanted.after,
-        waits: patience > ANSWER_TIME,
+        patience,
         carries: true,
     };
     // Its client may be gone before it is answered.

@@ -115,7 +115,7 @@ fn submission(n: u64, route: &Arc<str>, settings: &Arc<QueuedRoute>) -> Submissi
         body: Bytes::from(format!("{{\"n\":{n},\"text\":\"{}\"}}", "x".repeat(480))),
         traffic: queue::Traffic::Users,
         user: Some(n),
-        waits: false,
+        patience: Duration::ZERO,
         carries: false,
         key: Some(format!("key-{n}")),
         principal: None,

@@ -38,7 +38,7 @@ struct Arrival {
     order: u64,
     tag: Tag,
     delay: Duration,
-    waits: bool,
+    patience: Duration,
     carries: bool,
 }
 
@@ -66,6 +66,8 @@ struct Arrived {
     /// Whoever submitted it makes that call.
     carried: bool,
     delay: Duration,
+    /// Whether its client waits for more than to hear that it is on disk.
+    waits: bool,
     /// Until then whoever submitted it waits for its answer and not for this to be known.
     told_from: Option<Moment>,
 }
@@ -159,7 +161,7 @@ impl Shared {
             Some(given) => given,
             None => hex(&draw().map_err(no_random_numbers)?),
         };
-        let (waits, carries) = (submission.waits, submission.carries);
+        let (patience, carries) = (submission.patience, submission.carries);
         let delay = submission.deliver_after.unwrap_or_default();
         let head = Head {
             method: submission.method,
@@ -190,7 +192,7 @@ impl Shared {
             order,
             tag,
             delay,
-            waits,
+            patience,
             carries,
         })
     }
@@ -253,14 +255,15 @@ impl Shared {
         };
         let (key, request, delay) = (arrival.key, arrival.request.clone(), arrival.delay);
         let carried = arrival.carries && begun.is_some();
-        let told_from = (arrival.waits && !carried).then(|| later(now, ANSWER_TIME));
-        let arrived = Arrived { entry, bytes, key, request, view, begun, carried, delay, told_from };
+        let told_from = (arrival.patience > ANSWER_TIME && !carried).then(|| later(now, ANSWER_TIME));
+        let waits = !arrival.patience.is_zero();
+        let arrived = Arrived { entry, bytes, key, request, view, begun, carried, delay, waits, told_from };
         Place::Reserved(Box::new(new), arrived)
     }
 
     async fn accept(self: &Arc<Self>, new: Box<NewJob>, arrived: Arrived) -> Submitted {
         let (heard, mut hears) = oneshot::channel();
-        let (answer, answered) = oneshot::channel();
+        let (answer, answered) = arrived.waits.then(oneshot::channel).unzip();
         let (view, told_from) = (arrived.view.clone(), arrived.told_from);
         let shared = self.clone();
         self.journal.accept(*new, move |written| shared.written_or_not(arrived, (heard, answer), written));
@@ -287,7 +290,7 @@ impl Shared {
     fn written_or_not(
         self: &Arc<Self>,
         arrived: Arrived,
-        (heard, answer): (oneshot::Sender<Heard>, oneshot::Sender<Waited>),
+        (heard, answer): (oneshot::Sender<Heard>, Option<oneshot::Sender<Waited>>),
         written: Result<(), WriteError>,
     ) {
         let mut state = self.lock();
@@ -324,19 +327,20 @@ impl Shared {
         }
     }
 
-    /// The key is bound, and the client waits. Gives back whom to tell at once that it was accepted.
+    /// The key is bound, and the client waits, if it does. Gives back whom to tell at once that it was accepted.
     fn await_answer(
         &self,
         state: &mut State,
         arrived: &Arrived,
         heard: oneshot::Sender<Heard>,
-        answer: oneshot::Sender<Waited>,
+        answer: Option<oneshot::Sender<Waited>>,
     ) -> Option<oneshot::Sender<Heard>> {
         let Arrived { entry, key, view, told_from, .. } = arrived;
         state.counters.accepted += 1;
         if let Some(key) = key {
             state.keys.insert(*key, view.name.id, view.created_ms);
         }
+        let Some(answer) = answer else { return Some(heard) };
         // By the clock as it is under the lock: whoever looks after that time finds it here, or has been told.
         let (later, now) = match told_from {
             Some(from) if self.clock.now() < *from => (Some(heard), None),

@@ -105,7 +105,7 @@ mod tests {
             body: Bytes::from_static(b"{}"),
             traffic: Traffic::Users,
             user: None,
-            waits: false,
+            patience: std::time::Duration::ZERO,
             carries: false,
             key: None,
             principal: None,

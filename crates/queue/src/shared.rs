@@ -45,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) pausing: tokio::sync::Mutex<()>,
     /// Clients that had their answer from the service itself.
     answered_directly: AtomicU64,
+    answered_202: AtomicU64,
     encoded: Mutex<Encoded>,
     state: Mutex<State>,
 }
@@ -241,9 +242,9 @@ impl Shared {
         let opened = (wall_ms, clock.now());
         let (paths, wake) = (Paths::default(), Notify::new());
         let (pausing, encoded) = (tokio::sync::Mutex::default(), Mutex::default());
-        let answered_directly = AtomicU64::new(0);
+        let (answered_directly, answered_202) = Default::default();
         let state = Mutex::new(state);
-        Self { journal, clock, opened, paths, wake, pausing, answered_directly, encoded, state }
+        Self { journal, clock, opened, paths, wake, pausing, answered_directly, answered_202, encoded, state }
     }
 
     /// What has happened so far.
@@ -251,6 +252,7 @@ impl Shared {
         Counters {
             holds_expired: state.book.holds_expired,
             answered_directly: self.answered_directly.load(Ordering::Relaxed),
+            answered_202: self.answered_202.load(Ordering::Relaxed),
             ..state.counters
         }
     }
@@ -322,6 +324,11 @@ impl Shared {
                 self.tell(after.telling());
             }
         }
+    }
+
+    /// A client gets 202.
+    pub(crate) fn count_202(&self) {
+        self.answered_202.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Answers a client.

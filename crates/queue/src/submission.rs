@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a [`Submission`] that `waits` is not told that it was accepted: most services have answered by then.
+/// How long a client with more patience than that is not told that its [`Submission`] was accepted: most services have
+/// answered by then.
 pub const ANSWER_TIME: Duration = Duration::from_millis(50);
 
 /// Whose requests they are. Each kind has lines, an order and paces of its own, so that what holds up users does not
@@ -58,9 +59,10 @@ pub struct Submission {
     pub principal: Option<Bytes>,
     /// The credentials it came with (`Authorization`), or nothing: told apart where the route names no principal.
     pub credentials: Bytes,
-    /// Whether its client waits for longer than [`ANSWER_TIME`] anyway: then nobody is woken only to hear that it was
-    /// accepted, if the answer is there within that.
-    pub waits: bool,
+    /// How long its client waits for its answer. Without any patience it is told 202 as soon as the job is on disk, and
+    /// [`Ticket::wait`](crate::Ticket::wait) waits for nothing; with more than [`ANSWER_TIME`] nobody is woken only to
+    /// hear that it was accepted, if the answer is there within that.
+    pub patience: Duration,
     /// Whether whoever submits it makes its first call, where that can be made at once
     /// ([`Ticket::first_call`](crate::Ticket::first_call)): nobody else is woken for it then.
     pub carries: bool,

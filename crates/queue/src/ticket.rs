@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 pub struct Ticket {
     shared: Arc<Shared>,
     view: JobView,
-    answered: oneshot::Receiver<Waited>,
+    /// None: its client does not wait.
+    answered: Option<oneshot::Receiver<Waited>>,
     first: Option<FirstCall>,
     /// Whether it is still known as its job's client.
     waits: bool,
@@ -25,10 +26,11 @@ impl Ticket {
     pub(crate) fn new(
         shared: Arc<Shared>,
         view: JobView,
-        answered: oneshot::Receiver<Waited>,
+        answered: Option<oneshot::Receiver<Waited>>,
         first: Option<FirstCall>,
     ) -> Self {
-        Self { shared, view, answered, first, waits: true }
+        let waits = answered.is_some();
+        Self { shared, view, answered, first, waits }
     }
 
     /// The job's first call, to be made now. None: its turn comes later, or it was not asked for
@@ -42,15 +44,20 @@ impl Ticket {
         self.view.name
     }
 
-    /// Waits for the answer, at most for `time`. After [`Waited::Pending`] the client is told 202: what happens to
-    /// the job from now on is no longer an answer to it. Cancel-safe: the job goes on, and the client is gone.
+    /// Waits for the answer, at most for `time`, and not at all without
+    /// [patience](crate::Submission::patience). After [`Waited::Pending`] the client is told 202: what happens to the
+    /// job from now on is no longer an answer to it. Cancel-safe: the job goes on, and the client is gone.
     pub async fn wait(mut self, time: Duration) -> Waited {
+        let Some(mut answered) = self.answered.take() else {
+            self.shared.count_202();
+            return Waited::Pending(self.view.clone());
+        };
         if !time.is_zero() {
             let until = later(self.shared.clock.now(), time);
             let clock = self.shared.clock.clone();
             tokio::select! {
                 biased;
-                answered = &mut self.answered => return self.answered(answered.ok()),
+                answered = &mut answered => return self.answered(answered.ok()),
                 () = clock.sleep_until(until) => {}
             }
         }
@@ -58,26 +65,26 @@ impl Ticket {
             return pending;
         }
         // Its answer is there, and being written down.
-        let answered = (&mut self.answered).await.ok();
+        let answered = answered.await.ok();
         self.answered(answered)
     }
 
     /// What was told; nothing where the job went another way.
     fn answered(&mut self, answered: Option<Waited>) -> Waited {
         self.waits = false;
-        answered.unwrap_or_else(|| pending(&mut self.shared.lock(), &self.view))
+        answered.unwrap_or_else(|| pending(&self.shared, &self.shared.lock(), &self.view))
     }
 
     /// Waits no longer. None: nothing was left to wait for.
     fn give_up(&mut self) -> Option<Waited> {
         self.waits = false;
         let mut state = self.shared.lock();
-        leave(&mut state, self.view.name).then(|| pending(&mut state, &self.view))
+        leave(&mut state, self.view.name).then(|| pending(&self.shared, &state, &self.view))
     }
 }
 
-fn pending(state: &mut State, view: &JobView) -> Waited {
-    state.counters.answered_202 += 1;
+fn pending(shared: &Shared, state: &State, view: &JobView) -> Waited {
+    shared.count_202();
     Waited::Pending(JobView { state: state.book.state(view.name.id.0), ..view.clone() })
 }
 

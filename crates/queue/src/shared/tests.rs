@@ -23,7 +23,7 @@ fn request(idempotent: bool) -> Submission {
         body: Bytes::new(),
         traffic: crate::Traffic::Users,
         user: None,
-        waits: false,
+        patience: crate::submission::ANSWER_TIME,
         carries: false,
         key: None,
         principal: None,

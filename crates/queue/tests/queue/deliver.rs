@@ -235,7 +235,7 @@ async fn an_upstream_that_has_all_it_may_is_called_less_and_not_given_up() {
 #[tokio::test]
 async fn who_waits_anyway_hears_of_the_answer_and_of_nothing_before() {
     let stage = Stage::new();
-    let waits = || Submission { waits: true, ..request(idempotent(), "{}") };
+    let waits = || Submission { patience: WAIT, ..request(idempotent(), "{}") };
     // Answered in time: that is the first it hears.
     let mut submit = Box::pin(stage.submit(waits()));
     let call = tokio::select! {
@@ -279,7 +279,7 @@ async fn whoever_submits_may_make_the_first_call() {
     for settings in [QueuedRoute::default(), idempotent()] {
         let ordered = QueuedRoute { order_by: Some(JsonPath("$.user".into())), ..settings };
         let carries =
-            || Submission { carries: true, waits: true, ..request(ordered.clone(), r#"{"user":1}"#) };
+            || Submission { carries: true, patience: WAIT, ..request(ordered.clone(), r#"{"user":1}"#) };
         let stage = Stage::new();
         let mut ticket = stage.accept(carries()).await;
         let first = ticket.first_call().expect("nothing is before it");

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use model::flow::Method;
 use model::queue::{QueueLimits, QueuedRoute};
 use queue::{
-    Answer, Call, CallOutcome, Clock, Counters, Filter, JobId, JobName, JobState, JobView, JournalOptions,
-    OpenError, Options, Queue, Submission, Submitted, Ticket, Waited,
+    ANSWER_TIME, Answer, Call, CallOutcome, Clock, Counters, Filter, JobId, JobName, JobState, JobView,
+    JournalOptions, OpenError, Options, Queue, Submission, Submitted, Ticket, Waited,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -140,7 +140,7 @@ impl Stage {
 
     /// Submits, and its client is told 202 at once.
     pub(crate) async fn enqueue(&self, submission: Submission) -> JobName {
-        let ticket = self.accept(submission).await;
+        let ticket = self.accept(Submission { patience: Duration::ZERO, ..submission }).await;
         let name = ticket.name();
         let Waited::Pending(view) = ticket.wait(Duration::ZERO).await else { panic!("it is not done yet") };
         assert_eq!(view.name, name);
@@ -203,7 +203,7 @@ pub(crate) fn request(settings: QueuedRoute, body: &str) -> Submission {
         body: Bytes::from(body.to_owned()),
         traffic: queue::Traffic::Users,
         user: Some(3),
-        waits: false,
+        patience: ANSWER_TIME,
         carries: false,
         key: None,
         principal: None,
