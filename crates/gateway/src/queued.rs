@@ -283,6 +283,9 @@ fn user(exchange: &Exchange, fields: &mut HeaderMap, choice: &Choice, target: &T
 /// # Errors
 /// The queue cannot be read.
 async fn wait(desk: &Desk, queue: &Queue, ticket: Ticket, patience: Duration) -> Result<Waited, Refusal> {
+    if patience.is_zero() {
+        return Ok(ticket.wait(patience).await);
+    }
     let name = ticket.name();
     tokio::select! {
         waited = ticket.wait(patience) => Ok(waited),
