@@ -10,7 +10,7 @@ use crate::worker::Shared;
 use api::PROTOCOL_VERSION;
 use api::folder::STATE_VERSION;
 use api::gateway::{
-    Applied, ClosedSlot, GatewayState, InstanceLoad, Persist, PutTable, Table, TableUpstream,
+    Applied, ClosedSlot, GatewayState, InstanceLoad, Persist, PutTable, Table, TableStamp, TableUpstream,
 };
 use api::problem::{Code, Problem};
 use model::name::{FenceToken, StampId};
@@ -33,7 +33,7 @@ pub(crate) struct Applier {
 }
 
 impl Applier {
-    /// Puts the stored table in place; of one of another boot only which release serves ([`unconfirmed`]). The fence
+    /// Puts the stored table in place; of one of another boot only which stamps there are ([`unconfirmed`]). The fence
     /// counts in any case.
     pub(crate) fn load(shared: Arc<Shared>, path: PathBuf, boot: String) -> Self {
         let mut fence = FenceToken(0);
@@ -207,19 +207,19 @@ impl Applier {
     }
 }
 
-/// What is left of a table of another boot: nothing is known of who listens on its addresses. Until an agent has
-/// spoken, requests wait as if all instances were being started again, and those to queued routes are written down.
+/// What is left of a table of another boot: which stamps there are, and nobody of theirs, because nothing is known of who
+/// listens on their addresses. Until an agent has spoken, requests wait as if all instances were being started again,
+/// those to queued routes are written down, and nothing is sent. The candidate stays named: a table without one would
+/// say that it was taken back.
 fn unconfirmed(table: Table) -> Table {
-    let active = table.active.map(|mut stamp| {
+    let nobody = |mut stamp: TableStamp| {
         stamp.instances.clear();
-        for upstream in stamp.upstreams.values_mut() {
-            if let TableUpstream::Instances(instances) = upstream {
-                instances.clear();
-            }
-        }
+        // Externals neither: a saga goes on once all that it calls can be called.
+        stamp.upstreams.values_mut().for_each(|upstream| *upstream = TableUpstream::Instances(Vec::new()));
         stamp
-    });
-    Table { active, candidate: None, weight: 0, fallback: None, guard: None, previous: None, ..table }
+    };
+    let (active, candidate) = (table.active.map(nobody), table.candidate.map(nobody));
+    Table { active, candidate, weight: 0, fallback: None, guard: None, previous: None, ..table }
 }
 
 /// Those that get requests, and those that only sagas call.

@@ -94,6 +94,8 @@ pub(crate) struct InDoubt {
     /// Since when its last attempt is over for this side: it may go on in the service for a while.
     pub(crate) since: Moment,
     timer: u64,
+    /// The timer that ends its hold on those behind it.
+    hold: u64,
     queued: bool,
 }
 
@@ -234,6 +236,10 @@ impl Book {
     /// Takes the lane of a job at once, if it can be called now and nothing of its route is before it. Its entry is
     /// then busy, and the caller has to begin its call.
     pub(crate) fn go_at_once(&mut self, entry: &Entry, upstream: UpstreamIndex, now: Moment) -> bool {
+        // What has become due is before it, although nobody has looked since.
+        if !self.fire(now) {
+            return false;
+        }
         let line = &self.lines[entry.route()];
         let free = !self.paused && !line.paused && line.fresh.is_empty() && line.again.is_empty();
         let may = self.targets[upstream].pace.may_call(now) == Permission::Yes;
@@ -254,6 +260,8 @@ impl Book {
     /// upstream has all that it may have, because the end of a call is looked at anyway, and not behind others that
     /// wait for a time that is noted.
     pub(crate) fn arrive(&mut self, entry: Entry, now: Moment) -> bool {
+        // As above. More than go off in one go are not waited for: the lock is not held for so long.
+        self.fire(now);
         let line = &self.lines[entry.route()];
         let empty = line.fresh.is_empty() && line.again.is_empty();
         let is_news = match line.first.map(|upstream| self.targets[upstream].pace.may_call(now)) {
@@ -319,7 +327,7 @@ impl Book {
         self.carried.remove(&id);
         if let Some(hold) = hold.filter(|_| order != 0) {
             self.lanes.take(&doubt.entry);
-            self.add_timer(hold, Due::Hold { id, order });
+            doubt.hold = self.add_timer(hold, Due::Hold { id, order });
         }
         doubt.queued = false;
         if let Some(probe) = probe {
@@ -473,6 +481,7 @@ impl InDoubt {
             denials: 0,
             since,
             timer: 0,
+            hold: 0,
             queued: false,
         }
     }

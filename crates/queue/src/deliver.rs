@@ -386,8 +386,9 @@ impl Shared {
         let ended = AttemptRecord { number: 0, began_ms: at_ms, ended_ms: at_ms, status: None, text };
         let (id, state) = (job_id(&entry), JobState::Dead);
         let change = Change::Outcome { id, attempts: 0, at_ms, state, response: None, ended: Some(ended) };
+        let (attempts, answer, traffic) = (0, None, crate::submission::Traffic::Users);
         let settled =
-            Settled { entry, bytes, state, attempts: 0, at_ms, answer: None, client: None, saga: None };
+            Settled { entry, bytes, state, attempts, at_ms, answer, client: None, saga: None, traffic };
         self.write(change, After::Settled(Box::new(settled)));
     }
 }
@@ -462,7 +463,8 @@ pub(crate) fn settle(
         ended,
     };
     let (entry, bytes, attempts) = (job.entry, job.bytes, job.attempts);
-    let settled = Settled { entry, bytes, state, attempts, at_ms, answer, client: None, saga: None };
+    let traffic = job.request.head.traffic;
+    let settled = Settled { entry, bytes, state, attempts, at_ms, answer, client: None, saga: None, traffic };
     (change, After::Settled(Box::new(settled)))
 }
 

@@ -69,6 +69,8 @@ impl Shared {
             let left = left.min(most);
             let at = now.saturating_add(left.unsigned_abs());
             match attempts {
+                // It is due already, and in order: not put off, or what comes now would be before it.
+                0 if left == 0 => book.push(entry),
                 0 => book.schedule(entry, at),
                 _ => book.put_off(Carried::new(entry, attempts), at),
             }

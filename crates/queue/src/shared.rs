@@ -10,7 +10,7 @@ use crate::job::{Answer, JobId, JobState, JobView};
 use crate::keys::{HashedMap, KeyHash, Keys};
 use crate::operation::Counters;
 use crate::saga::Action;
-use crate::submission::{FullWhy, Waited};
+use crate::submission::{FullWhy, Traffic, Waited};
 use crate::values::Paths;
 use bytes::Bytes;
 use model::queue::{QueueLimits, QueuedRoute, Saga};
@@ -215,6 +215,7 @@ pub(crate) struct Settled {
     pub(crate) client: Option<Client>,
     /// How its saga ended.
     pub(crate) saga: Option<Action>,
+    pub(crate) traffic: Traffic,
 }
 
 impl Telling {
@@ -378,7 +379,7 @@ impl State {
     fn settle(&mut self, mut settled: Settled) -> (Option<Telling>, Vec<oneshot::Sender<()>>) {
         let (entry, counters) = (settled.entry, &mut self.counters);
         // What became of a preview is seen by whoever made it, and need be dealt with by nobody.
-        let is_users = u64::from(self.book.lines[entry.route()].traffic.is_users());
+        let is_users = u64::from(settled.traffic.is_users());
         match settled.state {
             JobState::Done => counters.delivered += 1,
             JobState::Rejected => counters.rejected += is_users,

@@ -79,7 +79,7 @@ fn after_a_boot_nothing_is_sent_before_the_agent_speaks() {
     gateway.put(&put(Some(&release), Some(&stamp(2, &[&upstream])))).unwrap();
     let gateway = rebooted(gateway);
     let state = gateway.state();
-    assert_eq!((state.revision, state.active, state.candidate), (0, Some(StampId(1)), None));
+    assert_eq!((state.revision, state.active, state.candidate), (0, Some(StampId(1)), Some(StampId(2))));
     // It waits, and an order is written down meanwhile.
     let mut browser = gateway.browse();
     browser.send(get("/"));

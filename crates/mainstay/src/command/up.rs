@@ -276,7 +276,10 @@ async fn serve_again(found: &Found, output: Output) -> Result<(), Failure> {
     let began = Instant::now();
     loop {
         let status = agent_status(found, output).await?;
-        let told = status.gateway.as_ref().is_some_and(|gateway| gateway.active == status.active);
+        // After a boot the gateway knows of the stamp by itself, and of nobody who listens.
+        let told =
+            |gateway: &api::gateway::GatewayState| gateway.revision > 0 && gateway.active == status.active;
+        let told = status.gateway.as_ref().is_some_and(told);
         if status.active_ready && told {
             return Ok(());
         }

@@ -1,9 +1,9 @@
 //! A machine that loses its power and boots: orders are taken as soon as somebody listens, before any service runs.
 
 use crate::buyers::{Buyers, Crowd, Hurried, assert_all_are_there_once, count, drained, one_by_one, order};
-use crate::stage::{self, Shop, assert_settled};
+use crate::stage::{self, Shop, assert_settled, serving};
 use serde_json::Value;
-use testkit::{Environment, get, send, wait_until};
+use testkit::{Environment, Users, get, send, wait_until};
 
 /// Orders are queued as they are, without a saga.
 const QUEUED: &str = r#"
@@ -47,4 +47,36 @@ fn after_a_boot_the_first_order_is_taken() {
     let mine: Value = serde_json::from_str(&mine.body).expect("JSON");
     assert_eq!(mine["items"].as_array().map(Vec::len), Some(1), "{mine}");
     assert_settled(&environment);
+}
+
+/// Quick steps, each of which sees enough requests; the first is long enough to be met.
+const STEPS: &str = r#"
+    shift        = [50, 100]
+    step_time    = "3s"
+    bake         = "1s"
+    min_requests = 5
+    keep_old     = "1h"
+"#;
+
+/// Nobody has taken it back: the gateway says by itself which stamps there are, and that is not to be taken for a
+/// decision.
+#[test]
+fn a_release_that_shifts_users_goes_on_after_a_boot() {
+    let environment = stage::shop(&Shop { policy: STEPS, ..Shop::plain() });
+    let users = Users::of(environment.address, "/healthz");
+    let released = environment.mainstay_later(&["release", "here", "--artifact", "v2", "--name", "v2"]);
+    wait_until("users are shifted", || {
+        let status = environment.status()?;
+        (status["gateway"]["weight"].as_u64() > Some(0)).then_some(())
+    });
+    boot_again(&environment);
+    // It can say nothing of a release whose agent is gone.
+    released.wait();
+    // Nobody served those who came meanwhile.
+    users.stop();
+    environment.mainstay(&["up", "here"]).ok();
+    let users = Users::of(environment.address, "/healthz");
+    assert_settled(&environment);
+    users.all_were_served();
+    assert_eq!(serving(&environment), "v2");
 }

@@ -16,6 +16,11 @@ impl Book {
         true
     }
 
+    /// Whether somebody has it in hand, who may let it go again.
+    pub(super) fn is_claimed(&self, id: u64) -> bool {
+        matches!(self.aside.get(&id), Some(Aside::Claimed(_)))
+    }
+
     /// Lets a job out of hand again, unchanged.
     pub(crate) fn unclaim(&mut self, id: u64) {
         if let Some(Aside::Claimed(Some(came_up))) = self.aside.remove(&id) {

@@ -119,6 +119,11 @@ impl Book {
         if entry.has(PROBE) && !self.is_asked(entry.id()) {
             return None;
         }
+        if self.is_claimed(entry.id()) && !entry.has(PROBE) && !self.lanes.take(&entry) {
+            // Also in somebody's hand it keeps its place.
+            self.lanes.wait(entry);
+            return None;
+        }
         let entry = self.sieve(upstream, entry)?;
         let line = &mut self.lines[entry.route()];
         if line.paused {
@@ -139,7 +144,7 @@ impl Book {
     }
 
     /// Lets go off what is due. False: there is more.
-    fn fire(&mut self, now: Moment) -> bool {
+    pub(super) fn fire(&mut self, now: Moment) -> bool {
         for _ in 0..TIMERS_LIMIT {
             match self.timers.peek() {
                 Some(Reverse(timer)) if timer.at <= now => {}
@@ -168,7 +173,8 @@ impl Book {
                     }
                 }
                 Due::Hold { id, order } => {
-                    if self.doubtful.contains_key(&id) && self.lanes.is_held_by(order, id) {
+                    let held = self.doubtful.get(&id).is_some_and(|doubt| doubt.hold == seq);
+                    if held && self.lanes.is_held_by(order, id) {
                         self.holds_expired += 1;
                         self.release(id, order);
                     }

@@ -25,18 +25,53 @@ fn what_somebody_has_in_hand_is_left_alone() {
         book.push(entry);
     }
     assert!(book.claim(1) && book.claim(2) && !book.claim(1));
-    // The first two are in hand, so the third holds their value.
-    assert_eq!(pick(&mut book, 0).unwrap().id(), 3);
-    assert!(!book.claim(3), "it is under way");
+    // The first two are in hand, and keep their places there.
     assert_eq!(pick(&mut book, 0), None);
+    let fifth = entry(&mut book, 5, 9, "a");
+    let upstream = book.target(Traffic::Users, &Upstream::Default);
+    assert!(!book.go_at_once(&fifth, upstream, 0));
     book.remove_claimed(1, 9);
+    assert_eq!(pick(&mut book, 0), None, "the second is still in hand");
     book.unclaim(2);
-    book.settle(3, 9);
-    assert_eq!(pick(&mut book, 0).unwrap().id(), 4, "it was behind the third already");
-    book.settle(4, 9);
-    assert_eq!(pick(&mut book, 0).unwrap().id(), 2);
-    book.settle(2, 9);
+    for id in 2..=4 {
+        assert_eq!(pick(&mut book, 0).unwrap().id(), id);
+        assert!(!book.claim(id), "it is under way");
+        book.settle(id, 9);
+    }
     assert_eq!(pick(&mut book, 0), None);
+}
+
+#[test]
+fn what_has_become_due_is_before_what_comes() {
+    let mut book = Book::new(4);
+    let upstream = book.target(Traffic::Users, &Upstream::Default);
+    let [first, second] = [1, 2].map(|id| entry(&mut book, id, 9, "a"));
+    book.schedule(first, 5);
+    assert!(!book.go_at_once(&second, upstream, 5));
+    book.arrive(second, 5);
+    for id in [1, 2] {
+        assert_eq!(pick(&mut book, 5).unwrap().id(), id);
+        book.settle(id, 9);
+    }
+}
+
+/// Each doubt holds up others for as long as it says, whatever one before it said.
+#[test]
+fn a_hold_ends_with_its_own_time() {
+    let mut book = Book::new(4);
+    for id in [1, 2] {
+        let entry = entry(&mut book, id, 9, "a");
+        book.push(entry);
+    }
+    let first = pick(&mut book, 0).unwrap();
+    book.doubt(InDoubt::new(first, 1, 0), Some(10), None);
+    assert!(book.claim(1));
+    book.begin_anew(first);
+    let again = pick(&mut book, 8).unwrap();
+    assert_eq!(again.id(), 1);
+    book.doubt(InDoubt::new(again, 2, 8), Some(18), None);
+    assert_eq!(pick(&mut book, 17), None);
+    assert_eq!(pick(&mut book, 18).unwrap().id(), 2);
 }
 
 #[test]
@@ -126,7 +161,7 @@ proptest! {
     /// in which they came, and all are settled in the end, each once.
     #[test]
     fn order_is_kept_and_nothing_is_lost(
-        steps in proptest::collection::vec((0_u8..6, 0_u64..4, 0_u8..4), 1..200),
+        steps in proptest::collection::vec((0_u8..8, 0_u64..4, 0_u8..4), 1..200),
     ) {
         let mut book = Book::new(3);
         let upstream = book.target(Traffic::Users, &Upstream::Default);
@@ -136,6 +171,7 @@ proptest! {
         let mut under_way: Vec<Entry> = Vec::new();
         let mut settled = BTreeSet::new();
         let mut doubted = BTreeSet::new();
+        let mut in_hand = Vec::new();
         let mut step = |book: &mut Book, what: u8, order: u64, fate: u8, last: bool| -> Result<(), TestCaseError> {
             match what {
                 0 | 1 if !last => {
@@ -151,7 +187,17 @@ proptest! {
                     }
                 }
                 2 if !last => now += 3,
+                6 if !last => {
+                    let id = 1 + (order * 4 + u64::from(fate)) % next;
+                    if id < next && !settled.contains(&id) && book.claim(id) {
+                        in_hand.push(id);
+                    }
+                }
+                7 if !last => in_hand.drain(..).for_each(|id| book.unclaim(id)),
                 _ => {
+                    if last {
+                        in_hand.drain(..).for_each(|id| book.unclaim(id));
+                    }
                     if let Some(entry) = pick(book, now) {
                         prop_assert!(!under_way.iter().any(|other| other.id() == entry.id()));
                         let first = begun.entry(entry.order).or_default();
@@ -166,7 +212,7 @@ proptest! {
             let different: BTreeSet<&u64> = orders.iter().collect();
             prop_assert_eq!(different.len(), orders.len(), "two of one value at once");
             let fate = if last { 0 } else { fate };
-            if what >= 3 || last {
+            if (3..6).contains(&what) || last {
                 let Some(entry) = under_way.pop() else { return Ok(()) };
                 let fate = [Fate::Settle, Fate::PutOff, Fate::Doubt, Fate::GiveBack][usize::from(fate)];
                 match fate {

@@ -385,6 +385,8 @@ async fn a_refused_preview_is_not_counted_among_what_was_refused_to_users() {
     let stage = Stage::new();
     let preview = stage.enqueue(Submission { traffic: Traffic::Preview, ..request(idempotent(), "1") }).await;
     let users = stage.enqueue(request(idempotent(), "2")).await;
+    // Found again, it is known for what it is.
+    let stage = stage.kill();
     stage.play(Duration::from_secs(1), |_| answered(404, "")).await;
     for name in [preview, users] {
         assert_eq!(stage.state(name).await, JobState::Rejected);

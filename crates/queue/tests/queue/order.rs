@@ -1,6 +1,6 @@
 //! Deliveries that follow each other.
 
-use crate::stage::{PATIENCE, Stage, answered, broken, busy, idempotent, request};
+use crate::stage::{PATIENCE, START, Stage, answered, broken, busy, idempotent, request};
 use model::flow::JsonPath;
 use model::queue::{QueueLimits, QueuedRoute};
 use queue::{Call, JobState, Submission, Submitted};
@@ -114,6 +114,23 @@ async fn orders_again_at_once() -> bool {
     stage.report(&call, answered(200, ""));
     assert_eq!(stage.call().await.job, second.name().id);
     true
+}
+
+/// A machine may come back with a clock that is behind: what was accepted before is due all the same, and first.
+#[tokio::test]
+async fn what_is_found_is_before_what_comes_whatever_the_clock_says() {
+    let stage = Stage::new();
+    // Its call is not begun with it.
+    stage.queue.pause(None, 0).await.unwrap();
+    let first = stage.enqueue(of("ann", QueuedRoute::default(), 1)).await;
+    stage.queue.resume(None, 0).await.unwrap();
+    let stage = stage.kill_at(START - 60_000);
+    let mut second = stage.accept(Submission { carries: true, ..of("ann", QueuedRoute::default(), 2) }).await;
+    assert!(second.first_call().is_none(), "it went before the one that it follows");
+    let call = stage.call().await;
+    assert_eq!(call.job, first.id);
+    stage.report(&call, answered(200, ""));
+    assert_eq!(stage.call().await.job, second.name().id);
 }
 
 #[tokio::test]

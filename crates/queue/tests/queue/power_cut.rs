@@ -16,6 +16,8 @@ use testkit::vfs::Disk;
 
 /// Requests of a run. Every third is a sale.
 const REQUESTS: u64 = 9;
+/// Whose they are, in turn.
+const CUSTOMERS: u64 = 2;
 /// The most calls that are made between two of them.
 const CALLS_BETWEEN: u64 = 4;
 /// How many ways there are to lose power at each write.
@@ -85,7 +87,7 @@ fn limits() -> QueueLimits {
 
 /// The request of this number; for a sale that is a saga.
 fn request(settings: &QueuedRoute, number: u64) -> (String, Submission) {
-    let reference = format!(r#"{{"customer":{},"n":{number}}}"#, number % 2);
+    let reference = format!(r#"{{"customer":{},"n":{number}}}"#, number % CUSTOMERS);
     let plain = keyed(settings.clone(), &reference, &reference);
     let submission = match number % 3 {
         2 => Submission { saga: Some(Arc::new(checkout())), ..plain },
@@ -156,6 +158,14 @@ async fn look(disk: &Disk, settings: &QueuedRoute, mut outside: Outside) -> Resu
     for (reference, effects) in &outside.service.effects {
         if *effects > 1 || !outside.asked.contains(reference) {
             return Err(format!("{reference} had {effects} effects"));
+        }
+    }
+    if settings.idempotent {
+        for customer in 0..CUSTOMERS {
+            let numbers = outside.service.order_of(&format!(r#"{{"customer":{customer},"#));
+            if !numbers.is_sorted() {
+                return Err(format!("orders of customer {customer} came as {numbers:?}"));
+            }
         }
     }
     let sales = outside.world.whole_sales()?;
@@ -267,7 +277,9 @@ fn a_service_without_keys_is_not_sent_again_what_it_may_have_had() {
 /// Shows that the tests above can fail.
 #[test]
 fn without_syncs_the_same_power_cuts_lose_requests() {
-    let found = cut_everywhere(&QueuedRoute { attempts: 1_000, ..idempotent() }, true, 7);
+    let settings =
+        QueuedRoute { attempts: 1_000, order_by: Some(JsonPath("$.customer".into())), ..idempotent() };
+    let found = cut_everywhere(&settings, true, 7);
     let lost = found.wrong.iter().filter(|why| why.contains("acknowledged")).count();
     assert!(lost > 0, "nothing was lost in {} power cuts: {:?}", found.cuts, found.wrong);
 }

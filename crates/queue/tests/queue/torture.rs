@@ -39,6 +39,12 @@ impl Service {
         self.order.push(reference);
     }
 
+    /// The numbers at the end of the references that begin like this, in the order of their first effects.
+    pub(crate) fn order_of(&self, prefix: &str) -> Vec<u32> {
+        let number = |line: &String| line.rsplit(':').next().unwrap().trim_end_matches('}').parse().unwrap();
+        self.order.iter().filter(|line| line.starts_with(prefix)).map(number).collect()
+    }
+
     /// What it does with a call, and what of that is seen.
     pub(crate) fn answer(&mut self, call: &Call, random: &mut Random) -> CallOutcome {
         match random.below(12) {
@@ -128,12 +134,7 @@ async fn torture(settings: QueuedRoute, seed: u64) {
     // First effects are in order for each customer, where each takes effect once and nothing is unknown.
     if settings.idempotent && settings.order_by.is_some() {
         for customer in 0..3 {
-            let prefix = format!(r#"{{"c":{customer},"#);
-            let number = |line: &String| -> u32 {
-                line.rsplit(':').next().unwrap().trim_end_matches('}').parse().unwrap()
-            };
-            let numbers: Vec<u32> =
-                service.order.iter().filter(|line| line.starts_with(&prefix)).map(number).collect();
+            let numbers = service.order_of(&format!(r#"{{"c":{customer},"#));
             assert!(numbers.is_sorted(), "{numbers:?}, seed {seed}");
         }
     }
