@@ -190,6 +190,13 @@ class Redis(Server):
         return [self.program, *(word for key, value in settings.items() for word in (f"--{key}", str(value)))]
 
 
+class RedisApart(Redis):
+    """The same, with a connection for each request in flight, as HTTP has."""
+
+    def connections(self, in_flight):
+        return in_flight
+
+
 class Gateway(Server):
     """The gateway with a queued route, to `upstream`."""
 
