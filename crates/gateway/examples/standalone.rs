@@ -18,6 +18,10 @@ use std::path::PathBuf;
 /// Room for a backlog of a million and what comes on top of it.
 const JOBS_LIMIT: u64 = 4_000_000;
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str =
     "usage: standalone LISTEN UPSTREAM [--access-log] [--workers N] [--folder PATH] [--queued PATH]";
 

@@ -20,6 +20,10 @@ mod output;
 use clap::Parser as _;
 use std::process::ExitCode;
 
+/// Decision 21 says why not the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // The processes of an environment are this same program. They are told apart before the command line is
     // read, so that the small ones stay small.
