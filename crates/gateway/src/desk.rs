@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
@@ -95,7 +96,9 @@ impl Desk {
     /// A table is about to be in place, or is: opens the desk if it needs to be, and tells it its limits.
     pub(crate) fn look(&self, shared: &Arc<Shared>, routes: &Routes) {
         let limits = routes.active.as_ref().or(routes.candidate.as_ref()).map(|t| t.settings.queue.clone());
-        let limits = limits.unwrap_or_default();
+        // Where no table says how long answers and keys are kept, none is forgotten.
+        let unknown = || QueueLimits { retention: Duration::MAX, ..QueueLimits::default() };
+        let limits = limits.unwrap_or_else(unknown);
         if let State::Open(queue) = self.state() {
             queue.set_limits(limits);
             return;

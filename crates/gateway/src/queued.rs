@@ -30,7 +30,8 @@ use model::queue::{InFlightAnswer, KeyUse, LONGEST_WAIT, QueuedRoute, Saga};
 use model::workload::GatewaySettings;
 use prefer::{PREFERENCE_APPLIED, Preferences};
 use queue::{
-    Answer, Fields, Full, FullWhy, JobState, JobView, Queue, Submission, Submitted, Ticket, Traffic, Waited,
+    Answer, Fields, FirstCall, Full, FullWhy, JobState, JobView, Queue, Submission, Submitted, Ticket,
+    Traffic, Waited,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -159,8 +160,13 @@ pub(crate) async fn answer(
         carries: true,
     };
     // Its client may be gone before it is answered.
-    let numbered = |id: queue::JobId| exchange.told(Some(id.0), "waiting");
-    let submitted = tokio::time::timeout(ACCEPT_TIME, queue.submit(submission, numbered)).await;
+    let begun = |id: queue::JobId, early: Option<FirstCall>| {
+        exchange.told(Some(id.0), "waiting");
+        if let Some(first) = early {
+            exchange.worker.carry(&queue, first);
+        }
+    };
+    let submitted = tokio::time::timeout(ACCEPT_TIME, queue.submit(submission, begun)).await;
     if !matches!(submitted, Ok(Submitted::New(_))) {
         exchange.told(None, "refused");
     }
@@ -199,6 +205,13 @@ pub(crate) async fn answer(
         }
         Submitted::Invalid(why) => Err(Refusal::new(Fault::BadBody, why)),
         Submitted::Full(full) => Ok(refused(exchange, &full)),
+        Submitted::Unwritten(why) => {
+            let detail = format!(
+                "it was sent to the service, and could not be written down: {why}; \
+                 repeated with the same Idempotency-Key, it takes effect once"
+            );
+            Err(Refusal::new(Fault::QueueTimeout, detail))
+        }
         Submitted::Uncertain(why) => {
             let detail = format!("whether it is on disk is not known: {why}");
             Err(Refusal::new(Fault::QueueTimeout, detail))

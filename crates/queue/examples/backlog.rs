@@ -72,7 +72,7 @@ async fn fill(
                         return longest;
                     }
                     let began = Instant::now();
-                    let submitted = queue.submit(submission(n, &route, &settings), |_| {}).await;
+                    let submitted = queue.submit(submission(n, &route, &settings), |_, _| {}).await;
                     let Submitted::New(ticket) = submitted else {
                         eprintln!("job {n} was not accepted: {submitted:?}");
                         return longest;

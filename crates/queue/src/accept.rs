@@ -1,14 +1,16 @@
 //! From a request to a job on disk, or to what a repeated request gets.
 
+mod repeated;
+
 use crate::book::{Entry, FRESH};
-use crate::call::{Call, FirstCall, Upstream};
+use crate::call::CallId;
 use crate::clock::{Moment, whole_ms};
 use crate::codec::{Head, StoredRequest};
-use crate::deliver::{Flight, Job, plain_message};
 use crate::draw::draw;
 use crate::fingerprint;
+use crate::first::{FirstCall, Outcome};
 use crate::hex::hex;
-use crate::job::{Answer, JobId, JobName, JobState, JobView, Tag};
+use crate::job::{JobId, JobName, JobState, JobView, Tag};
 use crate::keys::KeyHash;
 use crate::pace::Begun;
 use crate::shared::{Client, Reserved, Shared, State, full_why, later, span_ms};
@@ -29,20 +31,21 @@ const FULL_RETRY: Duration = Duration::from_secs(5);
 const TROUBLE_RETRY: Duration = Duration::from_secs(30);
 
 /// A request that is made ready to be written.
-struct Arrival {
-    request: Arc<StoredRequest>,
+pub(crate) struct Arrival {
+    pub(crate) request: Arc<StoredRequest>,
     route: Arc<str>,
-    record: Bytes,
+    pub(crate) record: Bytes,
     identity: Identity,
-    key: Option<KeyHash>,
+    pub(crate) key: Option<KeyHash>,
     order: u64,
     tag: Tag,
-    delay: Duration,
+    pub(crate) delay: Duration,
     patience: Duration,
-    carries: bool,
+    pub(crate) carries: bool,
 }
 
 /// What is known once the book was asked.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Place {
     /// A request with this key is being written: its turn comes first.
     Behind(oneshot::Receiver<()>),
@@ -50,8 +53,8 @@ enum Place {
     Taken(JobId),
     /// Nothing more is accepted.
     Full(Full),
-    /// It has a place.
-    Reserved(Box<NewJob>, Arrived),
+    /// It has a place, and its call may be one that is made at once.
+    Reserved(Box<NewJob>, Arrived, Option<FirstCall>),
 }
 
 /// A job that is being written.
@@ -61,8 +64,10 @@ struct Arrived {
     key: Option<KeyHash>,
     request: Arc<StoredRequest>,
     view: JobView,
-    /// Its call can be made at once.
+    /// Its call can be made as soon as it is on disk.
     begun: Option<(usize, Begun)>,
+    /// Its call that is made meanwhile.
+    early: Option<CallId>,
     /// Whoever submitted it makes that call.
     carried: bool,
     delay: Duration,
@@ -75,16 +80,25 @@ struct Arrived {
 /// What a job's taking its place has brought.
 struct Entered {
     /// Its first call, for whoever submitted it.
-    call: Option<Call>,
+    first: Option<First>,
     /// Whether somebody has to look for what goes next.
     is_news: bool,
+}
+
+/// A first call, for whoever submitted its job.
+#[derive(Debug)]
+pub(crate) enum First {
+    /// It is theirs to make.
+    Call(FirstCall),
+    /// They have made it, and this came of it.
+    Outcome(Outcome),
 }
 
 /// What whoever submitted a job hears first.
 #[derive(Debug)]
 pub(crate) enum Heard {
-    /// It is on disk, and this call is theirs to make.
-    Accepted(Option<FirstCall>),
+    /// It is on disk.
+    Accepted(Option<First>),
     /// It is not, or that is not known.
     Not(Submitted),
 }
@@ -94,7 +108,7 @@ impl Shared {
     pub(crate) async fn submit(
         self: &Arc<Self>,
         submission: Submission,
-        numbered: impl FnOnce(JobId),
+        begun: impl FnOnce(JobId, Option<FirstCall>),
     ) -> Submitted {
         if let Some(Err(why)) = submission.saga.as_deref().map(|saga| self.check(&submission, saga)) {
             return Submitted::Invalid(why);
@@ -123,9 +137,8 @@ impl Shared {
                     Ok(None) => stale = Some(id),
                     Err(error) => return Submitted::Full(unreadable(&error)),
                 },
-                Place::Reserved(new, arrived) => {
-                    numbered(new.id);
-                    return self.accept(new, arrived).await;
+                Place::Reserved(new, arrived, early) => {
+                    return self.accept(new, arrived, early, begun).await;
                 }
             }
         }
@@ -148,7 +161,9 @@ impl Shared {
             credentials: fingerprint::credentials(&submission.credentials),
         };
         let key = submission.key.as_deref();
-        let key = key.map(|key| fingerprint::key(&submission.route, submission.principal.as_deref(), key));
+        let key = key.map(|key| {
+            fingerprint::key(submission.traffic, &submission.route, submission.principal.as_deref(), key)
+        });
         let order = submission.settings.order_by.as_ref().map_or(0, |path| {
             let value = self.paths.order_value(path, &submission.body);
             if value.is_none() {
@@ -198,7 +213,7 @@ impl Shared {
     }
 
     /// Finds a place for an arrival. `stale` is a job whose key it may take over.
-    fn reserve(&self, arrival: &Arrival, stale: Option<JobId>) -> Place {
+    fn reserve(self: &Arc<Self>, arrival: &Arrival, stale: Option<JobId>) -> Place {
         if let Some(trouble) = self.trouble() {
             return Place::Full(Full { why: full_why(trouble), retry_after: TROUBLE_RETRY });
         }
@@ -228,13 +243,16 @@ impl Shared {
         let route = state.book.line(arrival.request.head.traffic, &arrival.route);
         let entry = Entry::new(id, route, arrival.order).with(FRESH);
         state.book.count(bytes);
-        let begun = state.begin_at_once(&entry, arrival, now);
+        let mut begun = state.begin_at_once(&entry, arrival, now);
+        let at_once = begun.is_some();
+        let carried = arrival.carries && at_once;
+        let early = state.early_call(entry, arrival, &mut begun, created_ms);
         drop(state);
 
         let name = JobName { id: JobId(id), tag: arrival.tag };
         let due_ms = arrival.request.head.from_ms;
-        let state = if begun.is_some() { JobState::Dispatching } else { JobState::Waiting };
-        let attempts = u32::from(begun.is_some());
+        let state = if at_once { JobState::Dispatching } else { JobState::Waiting };
+        let attempts = u32::from(at_once);
         let route = arrival.route.clone();
         let view = JobView { name, state, route, created_ms, due_ms, finished_ms: None, attempts };
         let new = NewJob {
@@ -254,23 +272,55 @@ impl Shared {
             request: arrival.record.clone(),
         };
         let (key, request, delay) = (arrival.key, arrival.request.clone(), arrival.delay);
-        let carried = arrival.carries && begun.is_some();
         let told_from = (arrival.patience > ANSWER_TIME && !carried).then(|| later(now, ANSWER_TIME));
         let waits = !arrival.patience.is_zero();
-        let arrived = Arrived { entry, bytes, key, request, view, begun, carried, delay, waits, told_from };
-        Place::Reserved(Box::new(new), arrived)
+        let early_id = early.as_ref().map(|call| call.id);
+        let early = early.map(|call| FirstCall::new(self.clone(), call));
+        let arrived = Arrived {
+            entry,
+            bytes,
+            key,
+            request,
+            view,
+            begun,
+            early: early_id,
+            carried,
+            delay,
+            waits,
+            told_from,
+        };
+        Place::Reserved(Box::new(new), arrived, early)
     }
 
-    async fn accept(self: &Arc<Self>, new: Box<NewJob>, arrived: Arrived) -> Submitted {
+    async fn accept(
+        self: &Arc<Self>,
+        new: Box<NewJob>,
+        arrived: Arrived,
+        early: Option<FirstCall>,
+        begun: impl FnOnce(JobId, Option<FirstCall>),
+    ) -> Submitted {
+        let id = new.id;
         let (heard, mut hears) = oneshot::channel();
         let (answer, answered) = arrived.waits.then(oneshot::channel).unzip();
         let (view, told_from) = (arrived.view.clone(), arrived.told_from);
         let shared = self.clone();
         self.journal.accept(*new, move |written| shared.written_or_not(arrived, (heard, answer), written));
-        let first = match told_from {
+        // The call after the write, so that the disk is at work first; and not at all where that was refused at once.
+        let at_once = hears.try_recv().ok();
+        let early = match (early, &at_once) {
+            (Some(early), Some(Heard::Not(_))) => {
+                early.forget();
+                None
+            }
+            (early, _) => early,
+        };
+        let is_early = early.is_some();
+        begun(id, early);
+        let first = match (at_once, told_from) {
+            (Some(heard), _) => Ok(heard),
             // Borrowed in both: a call that comes with it is dropped after it is known that its client is gone.
-            None => (&mut hears).await,
-            Some(from) => tokio::select! {
+            (None, None) => (&mut hears).await,
+            (None, Some(from)) => tokio::select! {
                 biased;
                 first = &mut hears => first,
                 () = self.clock.sleep_until(from) => {
@@ -280,7 +330,19 @@ impl Shared {
             },
         };
         match first {
-            Ok(Heard::Accepted(first)) => Submitted::New(Ticket::new(self.clone(), view, answered, first)),
+            Ok(Heard::Accepted(first)) => {
+                let first = match first {
+                    Some(First::Call(call)) => Some(call),
+                    // It takes effect here.
+                    Some(First::Outcome(outcome)) => {
+                        drop(outcome);
+                        None
+                    }
+                    None => None,
+                };
+                Submitted::New(Ticket::new(self.clone(), view, answered, first))
+            }
+            Ok(Heard::Not(Submitted::Full(full))) if is_early => Submitted::Unwritten(full.why),
             Ok(Heard::Not(submitted)) => submitted,
             Err(_) => Submitted::Uncertain("its writer has ended".into()),
         }
@@ -303,24 +365,26 @@ impl Shared {
             }
             Err(error) => {
                 state.counters.refused += 1;
+                state.disk_refuses = true;
                 state.book.uncount(arrived.bytes);
                 if let Some((upstream, begun)) = arrived.begun {
-                    state.book.settle(arrived.entry.id(), arrived.entry.order);
-                    state.book.targets[upstream].pace.undo(begun, self.clock.now());
+                    state.never_was(&arrived.entry, upstream, begun, self.clock.now());
+                }
+                if let Some(call) = arrived.early {
+                    state.early_is_not_written(call, self.clock.now());
                 }
                 // What it took up is free for others.
-                (Some(heard), Some(not_accepted(error)), Entered { call: None, is_news: true })
+                (Some(heard), Some(not_accepted(error)), Entered { first: None, is_news: true })
             }
         };
         drop(state);
-        let first = entered.call.map(|call| FirstCall::new(self.clone(), call));
         for other in reserved.others {
             // It may have stopped waiting.
             let _ = other.send(());
         }
         if let Some(heard) = hears {
             // Whoever submitted may be gone; the job is not.
-            let _ = heard.send(refused.map_or_else(|| Heard::Accepted(first), Heard::Not));
+            let _ = heard.send(refused.map_or_else(|| Heard::Accepted(entered.first), Heard::Not));
         }
         if entered.is_news {
             self.wake.notify_one();
@@ -337,6 +401,7 @@ impl Shared {
     ) -> Option<oneshot::Sender<Heard>> {
         let Arrived { entry, key, view, told_from, .. } = arrived;
         state.counters.accepted += 1;
+        state.disk_refuses = false;
         if let Some(key) = key {
             state.keys.insert(*key, view.name.id, view.created_ms);
         }
@@ -364,14 +429,21 @@ impl Shared {
     }
 
     /// The job takes its place.
-    fn enter(&self, state: &mut State, mut arrived: Arrived) -> Entered {
+    fn enter(self: &Arc<Self>, state: &mut State, mut arrived: Arrived) -> Entered {
+        if let Some(call) = arrived.early {
+            let ended = state.early_is_written(call);
+            let first = ended.map(|ended| First::Outcome(Outcome::new(self.clone(), call, ended)));
+            return Entered { first, is_news: false };
+        }
         if let Some(begun) = arrived.begun.take() {
-            let call = self.first_call(state, &arrived, begun);
+            let request = (&arrived.request, arrived.bytes);
+            let call = state.first_call(arrived.entry, request, begun, self.wall_ms());
             if arrived.carried {
-                return Entered { call: Some(call), is_news: false };
+                let first = Some(First::Call(FirstCall::new(self.clone(), call)));
+                return Entered { first, is_news: false };
             }
             state.prepared.push_back(call);
-            return Entered { call: None, is_news: true };
+            return Entered { first: None, is_news: true };
         }
         let (entry, now) = (arrived.entry, self.clock.now());
         state.hot.keep(entry.id(), &arrived.request, arrived.bytes as usize);
@@ -382,69 +454,7 @@ impl Shared {
                 true
             }
         };
-        Entered { call: None, is_news }
-    }
-
-    fn first_call(&self, state: &mut State, arrived: &Arrived, (upstream, begun): (usize, Begun)) -> Call {
-        let (entry, bytes, request) = (arrived.entry, arrived.bytes, arrived.request.clone());
-        let message = plain_message(&request);
-        state.hot.keep(entry.id(), &request, bytes as usize);
-        let from_ms = request.head.from_ms;
-        let job = Job {
-            entry,
-            bytes,
-            request,
-            attempts: 1,
-            excused: 0,
-            tries: 0,
-            from_ms,
-            doubted: false,
-            known: Vec::new(),
-        };
-        let began_ms = self.wall_ms();
-        state.take_off(Flight { job, upstream, begun, place: None, probe: false, began_ms }, message)
-    }
-
-    /// What a request gets whose key is that of `id`. None: the key is free again.
-    async fn repeated(
-        self: &Arc<Self>,
-        id: JobId,
-        arrival: &Arrival,
-    ) -> Result<Option<Submitted>, ReadError> {
-        let found = self.read(move |shared| shared.journal.identity(id)).await?;
-        let Some(identity) = found else {
-            // Forgotten: it was kept as long as it had to be.
-            return Ok(None);
-        };
-        if identity.credentials != arrival.identity.credentials && arrival.is_of_everybody() {
-            return Ok(Some(Submitted::OtherCredentials));
-        }
-        if identity.fingerprint != arrival.identity.fingerprint {
-            return Ok(Some(Submitted::Mismatch));
-        }
-        let mut found = self.read(move |shared| shared.look(id)).await?;
-        if matches!(&found, Some((view, _)) if view.state == JobState::Dispatching) {
-            // It may have been answered, and its outcome may be on its way to the disk.
-            self.settled().await;
-            found = self.read(move |shared| shared.look(id)).await?;
-        }
-        let Some((view, answer)) = found else { return Ok(None) };
-        if !view.is_settled() {
-            return Ok(Some(Submitted::Repeated(view)));
-        }
-        // Credentials that were not good bind nothing: with better ones the same request is worth another try.
-        let refused = |answer: &Answer| matches!(answer.status, 401 | 403);
-        if view.state == JobState::Done && answer.as_ref().is_some_and(refused) {
-            return Ok(None);
-        }
-        Ok(Some(Submitted::Replay(view, answer)))
-    }
-}
-
-impl Arrival {
-    /// Whether its key is the route's, because the route names no principal.
-    fn is_of_everybody(&self) -> bool {
-        self.request.settings.principal.is_none()
+        Entered { first: None, is_news }
     }
 }
 
@@ -458,19 +468,6 @@ impl State {
             return Some(FullWhy::Bytes { bytes: self.book.bytes, limit: self.limits.bytes });
         }
         None
-    }
-
-    /// Begins the call of a job that can be called for at once, before it is even written: it is sent after that.
-    fn begin_at_once(&mut self, entry: &Entry, arrival: &Arrival, now: u64) -> Option<(usize, Begun)> {
-        let first = arrival.request.saga.as_ref().and_then(|saga| saga.steps.first());
-        let upstream = first.map_or(Upstream::Default, |step| Upstream::Component(step.call.to.clone()));
-        let target = self.book.target(arrival.request.head.traffic, &upstream);
-        self.book.is_first_for(entry, target);
-        if first.is_some() || !arrival.delay.is_zero() || self.resting || self.is_behind() {
-            return None;
-        }
-        let at_once = self.book.go_at_once(entry, target, now);
-        at_once.then(|| (target, self.book.targets[target].pace.begin(now)))
     }
 }
 

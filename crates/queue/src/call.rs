@@ -1,7 +1,6 @@
 //! What the courier sends, and what it says has come of it.
 
 use crate::job::{Answer, Fields, JobId};
-use crate::shared::Shared;
 use bytes::Bytes;
 use model::flow::Method;
 use model::name::ComponentName;
@@ -60,41 +59,15 @@ pub struct Call {
     pub timeout: Duration,
     /// A hash of the user's affinity key, by which the stamp is chosen.
     pub user: Option<u64>,
+    /// Whether an earlier attempt that is known of may have happened: then it is only for a service that honours its
+    /// key.
+    pub doubted: bool,
     /// Whether it only asks what became of an attempt: a GET without effect.
     pub probe: bool,
     /// Whether it is a step of a saga, whose settings are its own.
     pub saga: bool,
     /// Whether it undoes such a step.
     pub undo: bool,
-}
-
-/// The first call of a job that was just accepted, in the hands of whoever submitted it. Dropping it leaves the call to
-/// [`crate::Queue::next`].
-#[derive(Debug)]
-pub struct FirstCall {
-    shared: Arc<Shared>,
-    call: Option<Call>,
-}
-
-impl FirstCall {
-    pub(crate) fn new(shared: Arc<Shared>, call: Call) -> Self {
-        Self { shared, call: Some(call) }
-    }
-
-    /// The call, which is to be made and reported as one that [`crate::Queue::next`] has returned. None: nothing is
-    /// written any longer, so what came of it could not be; whoever opens the queue next makes it.
-    pub fn take(mut self) -> Option<Call> {
-        self.call.take_if(|_| self.shared.trouble().is_none())
-    }
-}
-
-impl Drop for FirstCall {
-    fn drop(&mut self) {
-        if let Some(call) = self.call.take() {
-            self.shared.lock().prepared.push_back(call);
-            self.shared.wake.notify_one();
-        }
-    }
 }
 
 /// What came of a [`Call`].

@@ -51,9 +51,14 @@ pub(crate) fn key_alone(key: &str) -> u64 {
     Hash::of("key").part(key.as_bytes()).short()
 }
 
-/// Of a key where it counts: in its route, of its principal where the route names one.
-pub(crate) fn key(route: &str, principal: Option<&[u8]>, key: &str) -> KeyHash {
-    let scope = Hash::of("scope").part(route.as_bytes());
+/// Of a key where it counts: in its route, of its principal where the route names one. A preview's is none of users', or
+/// the candidate that it is about would not be asked.
+pub(crate) fn key(traffic: Traffic, route: &str, principal: Option<&[u8]>, key: &str) -> KeyHash {
+    let purpose = match traffic {
+        Traffic::Users => "scope",
+        Traffic::Preview => "scope of a preview",
+    };
+    let scope = Hash::of(purpose).part(route.as_bytes());
     let scope = match principal {
         Some(principal) => scope.part(principal),
         None => scope,
@@ -143,19 +148,21 @@ mod tests {
 
     #[test]
     fn keys_are_of_their_route_and_principal() {
-        let first = key("POST /a", Some(b"ann"), "k");
-        assert_eq!(first, key("POST /a", Some(b"ann"), "k"));
+        let first = key(Traffic::Users, "POST /a", Some(b"ann"), "k");
+        assert_eq!(first, key(Traffic::Users, "POST /a", Some(b"ann"), "k"));
         assert_eq!(first.key, key_alone("k"));
         for other in [
-            key("POST /b", Some(b"ann"), "k"),
-            key("POST /a", Some(b"bob"), "k"),
-            key("POST /a", Some(b""), "k"),
-            key("POST /a", None, "k"),
-            key("POST /a", Some(b"ann"), "l"),
+            key(Traffic::Users, "POST /b", Some(b"ann"), "k"),
+            key(Traffic::Users, "POST /a", Some(b"bob"), "k"),
+            key(Traffic::Users, "POST /a", Some(b""), "k"),
+            key(Traffic::Users, "POST /a", None, "k"),
+            key(Traffic::Users, "POST /a", Some(b"ann"), "l"),
+            key(Traffic::Preview, "POST /a", Some(b"ann"), "k"),
         ] {
             assert_ne!(first, other);
         }
-        assert_ne!(key("a", Some(b""), "k"), key("a", None, "k"), "an empty principal is one");
+        let users = |principal| key(Traffic::Users, "a", principal, "k");
+        assert_ne!(users(Some(b"")), users(None), "an empty principal is one");
     }
 
     #[test]

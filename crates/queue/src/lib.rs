@@ -27,6 +27,7 @@ mod ticket;
 
 mod accept;
 mod deliver;
+mod first;
 mod outcome;
 mod steps;
 
@@ -50,8 +51,9 @@ mod recover;
 mod tend;
 mod transfer;
 
-pub use call::{Call, CallId, CallOutcome, FirstCall, Upstream};
+pub use call::{Call, CallId, CallOutcome, Upstream};
 pub use clock::{Clock, Moment};
+pub use first::FirstCall;
 pub use job::{Answer, Fields, JobId, JobName, JobState, JobView, NotAJobName, Tag, state_name, state_named};
 pub use operation::{
     AttemptRecord, Breaker, Counters, Edit, Filter, Imported, JobHistory, Operation, OperationError, Pause,

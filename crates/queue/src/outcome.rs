@@ -4,6 +4,7 @@ use crate::book::{Carried, InDoubt};
 use crate::call::{CallId, CallOutcome, Upstream};
 use crate::clock::Moment;
 use crate::deliver::{Flight, Job, Message, Step, settle};
+use crate::first::Ended;
 use crate::job::{Answer, JobState};
 use crate::pace::Sign;
 use crate::shared::{After, Settled, Shared, State, job_id, later, span_ms};
@@ -59,10 +60,11 @@ impl Came {
 }
 
 impl Shared {
-    /// A call has ended.
-    pub(crate) fn report(self: &Arc<Self>, id: CallId, outcome: CallOutcome, settings: Option<&QueuedRoute>) {
-        let now = self.clock.now();
-        let at_ms = self.wall_ms();
+    /// What a call that has ended makes of its job, which is on disk.
+    pub(crate) fn has_ended(self: &Arc<Self>, id: CallId, ended: Ended) {
+        let Ended { outcome, settings, now } = ended;
+        let settings = settings.as_deref();
+        let at_ms = self.wall_at(now);
         let meaning = meaning(&outcome);
         let mut state = self.lock();
         let Some(mut flight) = state.flights.remove(&id) else {

@@ -2,6 +2,7 @@
 
 use crate::call::{Call, CallId, CallOutcome};
 use crate::clock::Clock;
+use crate::first::FirstCall;
 use crate::job::{Answer, JobId, JobName, JobState, JobView};
 use crate::operate::Verb;
 use crate::operation::{
@@ -50,11 +51,15 @@ impl Queue {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    /// Accepts a request, or says why not; returns once it is on disk. `numbered` is called with its number as soon as
-    /// it has one, before it is written. Cancel-safe in the sense that a caller who stops waiting has submitted all the
-    /// same.
-    pub async fn submit(&self, submission: Submission, numbered: impl FnOnce(JobId)) -> Submitted {
-        self.shared.submit(submission, numbered).await
+    /// Accepts a request, or says why not; returns once it is on disk. `begun` is called with its number as soon as it
+    /// has one, while it is being written; and with its first call, if that is to be made meanwhile
+    /// ([`Submission::carries`]). Cancel-safe in the sense that a caller who stops waiting has submitted all the same.
+    pub async fn submit(
+        &self,
+        submission: Submission,
+        begun: impl FnOnce(JobId, Option<FirstCall>),
+    ) -> Submitted {
+        self.shared.submit(submission, begun).await
     }
 
     /// Waits until the job is settled, at most for `time`. None: there is no such job, or none any longer.
@@ -93,7 +98,7 @@ impl Queue {
 
     /// Says what came of a call. `settings` are those of the route on the stamp that took it; None: it is no
     /// queued route there, and the job's own settings hold. For a step of a saga they say nothing.
-    pub fn report(&self, call: CallId, outcome: CallOutcome, settings: Option<&QueuedRoute>) {
+    pub fn report(&self, call: CallId, outcome: CallOutcome, settings: Option<&Arc<QueuedRoute>>) {
         self.shared.report(call, outcome, settings);
     }
 

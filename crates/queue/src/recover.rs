@@ -3,14 +3,14 @@
 use crate::book::{Book, Carried, Entry, InDoubt};
 use crate::clock::whole_ms;
 use crate::codec::StoredRequest;
-use crate::job::JobState;
+use crate::job::{JobId, JobState};
 use crate::keys::{HashedMap, KeyHash, Keys};
 use crate::operation::Counters;
 use crate::queue::Options;
 use crate::shared::{Dice, Hot, Shared, State, span_ms};
 use crate::submission::Traffic;
 use crate::verdict::RETRY_AFTER_LIMIT;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -41,6 +41,7 @@ impl Shared {
         let mut book = Book::new(limits.concurrency);
         let mut keys = Keys::default();
         let (mut later, mut doubtful) = (Vec::new(), Vec::new());
+        let mut scheduled: BTreeMap<(i64, JobId), Entry> = BTreeMap::new();
         let (opened_ms, mut newest_ms) = (clock.wall_ms(), i64::MIN);
         for row in recovered.jobs {
             let row = row.map_err(|error| unreadable(path, &error))?;
@@ -48,8 +49,18 @@ impl Shared {
             if let Some(key) = row.key {
                 keys.insert(KeyHash::from_bytes(key), row.id, row.created_ms);
             }
+            // What was put off has its place from when it was due, before what came after that.
+            while let Some(first) = scheduled.first_entry().filter(|first| first.key().0 < row.created_ms) {
+                book.push(first.remove());
+            }
+            if row.state == JobState::Waiting && row.attempts == 0 && is_between(&row, opened_ms) {
+                book.count(row.request_bytes);
+                scheduled.insert((row.due_ms, row.id), entry_of(&mut book, &row));
+                continue;
+            }
             enter(&mut book, row, opened_ms, &mut later, &mut doubtful);
         }
+        scheduled.into_values().for_each(|entry| book.push(entry));
         // A clock that was set back a little must not put off what is due. What is further ahead was written by a
         // clock that was wrong, and must not make everything else old.
         let ahead = newest_ms.saturating_sub(opened_ms);
@@ -89,6 +100,8 @@ impl Shared {
             reserved: HashMap::new(),
             waiting: HashedMap::default(),
             flights: HashMap::new(),
+            early: HashMap::new(),
+            disk_refuses: false,
             prepared: VecDeque::new(),
             hot: Hot::default(),
             unwritten: VecDeque::new(),
@@ -152,6 +165,11 @@ impl Shared {
         });
         written.recv().unwrap_or_else(|_| Err(WriteError::Broken("its writer has ended".into())))
     }
+}
+
+/// Whether a job became due after it had come, and before now.
+fn is_between(row: &JobRow, wall_ms: i64) -> bool {
+    row.created_ms < row.due_ms && row.due_ms <= wall_ms
 }
 
 /// Puts a pending job where it belongs, as far as that is known before the time is.

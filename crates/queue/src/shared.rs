@@ -6,6 +6,7 @@ use crate::call::{Call, CallId};
 use crate::clock::{Clock, Moment, whole_ms};
 use crate::codec::StoredRequest;
 use crate::deliver::Flight;
+use crate::first::Early;
 use crate::job::{Answer, JobId, JobState, JobView};
 use crate::keys::{HashedMap, KeyHash, Keys};
 use crate::operation::Counters;
@@ -66,6 +67,10 @@ pub(crate) struct State {
     pub(crate) reserved: HashMap<KeyHash, Reserved>,
     pub(crate) waiting: HashedMap<u64, Waiting>,
     pub(crate) flights: HashMap<CallId, Flight>,
+    /// Those of them whose jobs are being written, and those whose jobs could not be.
+    pub(crate) early: HashMap<CallId, Early>,
+    /// Whether the last job to be written was not.
+    pub(crate) disk_refuses: bool,
     /// Calls that may be made at once.
     pub(crate) prepared: VecDeque<Call>,
     pub(crate) hot: Hot,

@@ -1,5 +1,6 @@
 //! The calls of a saga: how each is made, and what its outcome makes of the saga.
 
+mod ask;
 mod told;
 
 use crate::call::{CallOutcome, Upstream};
@@ -7,7 +8,7 @@ use crate::codec::{StepHead, StoredRequest, StoredStep};
 use crate::deliver::{Flight, Job, Message, Step, settle};
 use crate::fingerprint::step_key;
 use crate::job::{Answer, Fields, JobState};
-use crate::outcome::{Came, PROBE_PAUSE, Said, carried, doubt, probe_message, probe_says};
+use crate::outcome::{Came, PROBE_PAUSE, Said, carried, doubt, probe_says};
 use crate::saga::{Action, CallState, Known, Place, is_past_pivot, next};
 use crate::shared::{After, Shared, State, job_id, later, span_ms};
 use crate::values::{NoValue, Values};
@@ -270,36 +271,6 @@ impl Shared {
             settled.saga = Some(action);
         }
         (change, after)
-    }
-
-    /// Asks what became of a step.
-    pub(crate) fn probe_step(self: &Arc<Self>, job: Job) -> Step {
-        let action = job.request.saga.as_ref().map(|saga| next(saga, &known(&job)));
-        let Some(Action::Resolve(place)) = action else { return self.saga_step(job) };
-        let message = self.step_probe_message(&job, place);
-        let Some(message) = message.filter(|_| !place.undo) else {
-            self.lock().book.probe_later(job.entry.id(), 0, None);
-            return Step::Again;
-        };
-        let Some((upstream, begun)) = self.begin(&job, &message.to) else { return Step::Again };
-        Step::Call(self.take_off(job, upstream, begun, Some(place), true, message))
-    }
-
-    fn step_probe_message(&self, job: &Job, place: Place) -> Option<Message> {
-        let step = step_of(job, place)?;
-        let key = key_of(&job.request, place);
-        let template = step.probe.as_ref()?;
-        let target = self.values(job).with_key(&key).path(template);
-        match target {
-            Ok(target) => {
-                let timeout = step.timeout;
-                Some(probe_message(job, upstream_of(job, place), target, key, timeout))
-            }
-            Err(error) => {
-                tracing::warn!(job = job.entry.id(), step = step.name, %error, "a probe cannot be made");
-                None
-            }
-        }
     }
 
     /// What a probe of a step has brought.

@@ -63,8 +63,9 @@ pub struct Submission {
     /// [`Ticket::wait`](crate::Ticket::wait) waits for nothing; with more than [`ANSWER_TIME`] nobody is woken only to
     /// hear that it was accepted, if the answer is there within that.
     pub patience: Duration,
-    /// Whether whoever submits it makes its first call, where that can be made at once
-    /// ([`Ticket::first_call`](crate::Ticket::first_call)): nobody else is woken for it then.
+    /// Whether whoever submits it makes its first call, where that can be made at once: nobody else is woken for it
+    /// then. It comes with the [`Ticket`](crate::Ticket::first_call); or earlier, while the request is being written
+    /// ([`Queue::submit`](crate::Queue::submit)), where the service honours keys and the client has sent one.
     pub carries: bool,
     /// How long its delivery is to be put off (`Mainstay-Deliver-After`), at most
     /// [`model::queue::FURTHEST_DELIVERY`].
@@ -90,6 +91,9 @@ pub enum Submitted {
     Invalid(String),
     /// Nothing was accepted: 503 with Retry-After.
     Full(Full),
+    /// It could not be written, while it was sent to the service, which honours its key: it may have happened, and is
+    /// not known here. 504 as well: repeated with the same key, it takes effect once.
+    Unwritten(FullWhy),
     /// Its write or fsync failed, or its writer ended before it said so: whoever opens the file next may find it, and
     /// then delivers it. 504, as where the disk does not answer.
     Uncertain(String),

@@ -183,6 +183,10 @@ impl Shared {
     /// Gives up jobs that got too old while they waited for their turn.
     fn give_up_old(self: &Arc<Self>) {
         for _ in 0..TOO_OLD_JOBS {
+            if self.lock().is_behind() {
+                // Their outcomes could not be written either.
+                return;
+            }
             let heads = self.lock().book.heads();
             let old: Vec<Job> = heads.into_iter().filter_map(|entry| self.too_old(entry)).collect();
             if old.is_empty() {

@@ -1,6 +1,6 @@
 //! Who waits for a job, and what they are told.
 
-use crate::call::FirstCall;
+use crate::first::FirstCall;
 use crate::job::{Answer, JobName, JobView};
 use crate::shared::{Shared, State, later};
 use crate::submission::{Cancelled, Waited};
@@ -177,16 +177,14 @@ impl Shared {
             };
         }
         // In hand, nothing changes it any more.
-        let row = self.read(move |shared| shared.journal.job(id)).await;
-        let row = match row {
-            Ok(Some(row))
-                if row.state == crate::job::JobState::Waiting
-                    && row.attempts == 0
-                    && !self.may_have_begun(&row) =>
-            {
-                row
-            }
-            Ok(found) => {
+        let row = self.read(move |shared| {
+            let row = shared.journal.job(id)?;
+            let begun = row.as_ref().map(|row| shared.may_have_begun(row)).transpose()?;
+            Ok((row, begun.unwrap_or_default()))
+        });
+        let row = match row.await {
+            Ok((Some(row), false)) => row,
+            Ok((found, _)) => {
                 self.lock().book.unclaim(id.0);
                 self.wake.notify_one();
                 return found.map_or(Cancelled::Gone, |row| Cancelled::TooLate(self.view(&row)));
@@ -215,11 +213,19 @@ impl Shared {
 }
 
 impl Shared {
-    /// Whether a job that was never attempted, as far as is on disk, may have been by an earlier process: what can
-    /// be sent again is sent without a word there.
-    fn may_have_begun(&self, row: &store::journal::JobRow) -> bool {
+    /// Whether anything of a job may have happened.
+    fn may_have_begun(&self, row: &store::journal::JobRow) -> Result<bool, ReadError> {
+        if row.state != crate::job::JobState::Waiting || row.attempts > 0 {
+            return Ok(true);
+        }
+        // By an earlier process: what can be sent again is sent without a word on disk.
         let found = row.id.0 < self.lock().found_below;
-        found && row.idempotent && row.due_ms <= self.opened.0
+        if found && row.idempotent && row.due_ms <= self.opened.0 {
+            return Ok(true);
+        }
+        // Before an operator released it: its attempts are counted anew since then.
+        let attempted = self.journal.attempts(row.id)?.iter().any(|attempt| attempt.number > 0);
+        Ok(attempted || !self.journal.steps(row.id)?.is_empty())
     }
 }
 

@@ -8,9 +8,11 @@ use crate::keys::KeyHash;
 use crate::operation::{Imported, OperationError};
 use crate::recover::entry_of;
 use crate::shared::Shared;
+use crate::submission::Traffic;
 use bytes::Bytes;
 use model::queue::{QueuedRoute, Saga};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::sync::Arc;
 use store::journal::{Change, Filter, JobRow, NewJob, ReadError, StepRecord};
 
@@ -239,6 +241,24 @@ impl Shared {
         }
     }
 
+    /// The jobs that have the keys of these, and are no longer there or were given up: what is imported is not known for
+    /// their sake.
+    fn given_up_or_forgotten(&self, batch: &[Arrival]) -> Result<HashSet<JobId>, OperationError> {
+        let keys = batch.iter().filter_map(|arrival| arrival.job.key).map(KeyHash::from_bytes);
+        let known: Vec<JobId> = {
+            let state = self.lock();
+            keys.filter_map(|key| state.keys.get(key)).collect()
+        };
+        let mut free = HashSet::new();
+        for id in known {
+            let row = self.journal.job(id)?;
+            if row.is_none_or(|row| matches!(row.state, JobState::Cancelled | JobState::Dropped)) {
+                free.insert(id);
+            }
+        }
+        Ok(free)
+    }
+
     /// Numbers and keys for those whose key is not known here.
     #[expect(clippy::type_complexity, reason = "two lists that are taken apart at once")]
     fn take_places<'a>(
@@ -247,11 +267,14 @@ impl Shared {
         imported: &mut Imported,
     ) -> Result<(Vec<(NewJob, &'a Arrival)>, Vec<KeyHash>), OperationError> {
         let now_ms = self.wall_ms();
+        let free = self.given_up_or_forgotten(batch)?;
         let mut state = self.lock();
         let (mut new, mut reserved): (Vec<(NewJob, &Arrival)>, Vec<KeyHash>) = (Vec::new(), Vec::new());
         for arrival in batch {
             let key = arrival.job.key.map(KeyHash::from_bytes);
-            let known = |key: &KeyHash| state.keys.get(*key).is_some() || state.reserved.contains_key(key);
+            let known = |key: &KeyHash| {
+                state.keys.get(*key).is_some_and(|id| !free.contains(&id)) || state.reserved.contains_key(key)
+            };
             if key.as_ref().is_some_and(known) {
                 imported.known += 1;
                 continue;
@@ -352,7 +375,7 @@ const IMPORTED: &[u8] = b"\0imported";
 /// What a job is known by whose client gave no key: the one that it is sent with, which was drawn at random when it was
 /// accepted, so that a repeated import finds it.
 fn imported_key(route: &str, key: &str) -> KeyHash {
-    crate::fingerprint::key(route, Some(IMPORTED), key)
+    crate::fingerprint::key(Traffic::Users, route, Some(IMPORTED), key)
 }
 
 /// A new job as a row, as far as the book looks at it.

@@ -13,9 +13,12 @@
 //! - **Memory** is gone: locks, and the shared memory of a write-ahead log.
 
 use crate::locks::{FileLocks, Owner, SlotLocks};
+mod dice;
+
+use dice::Dice;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What a disk writes as a whole or not at all, in bytes.
 pub(crate) const SECTOR: usize = 512;
@@ -60,12 +63,18 @@ pub(crate) struct Opened {
 
 /// A machine with its one disk. Every operation locks the whole of it, so that operations have an order.
 #[derive(Debug, Default)]
-pub(crate) struct Machine(Mutex<State>);
+pub(crate) struct Machine {
+    state: Mutex<State>,
+    /// Syncs are held up no longer.
+    released: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct State {
     off: bool,
     ignore_sync: bool,
+    hold_sync: bool,
+    held_syncs: usize,
     /// How many boundaries were reached.
     writes: u64,
     /// The boundary at which the power goes.
@@ -90,16 +99,20 @@ struct File {
     mapped: Vec<Owner>,
 }
 
+/// The state of a machine, if that is on.
+fn running(state: MutexGuard<'_, State>) -> Result<MutexGuard<'_, State>, Failure> {
+    if state.off { Err(Failure::Off) } else { Ok(state) }
+}
+
 impl Machine {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics between two changes that belong together.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state of a machine that is on.
     fn running(&self) -> Result<MutexGuard<'_, State>, Failure> {
-        let state = self.state();
-        if state.off { Err(Failure::Off) } else { Ok(state) }
+        running(self.state())
     }
 
     pub(crate) fn writes(&self) -> u64 {
@@ -122,6 +135,15 @@ impl Machine {
         self.state().ignore_sync = ignore;
     }
 
+    pub(crate) fn held_syncs(&self) -> usize {
+        self.state().held_syncs
+    }
+
+    pub(crate) fn hold_sync(&self, hold: bool) {
+        self.state().hold_sync = hold;
+        self.released.notify_all();
+    }
+
     /// Turns the machine off and tells what its disk may hold then, as the disk of another machine.
     pub(crate) fn after_power_cut(&self, seed: u64) -> Self {
         let mut state = self.state();
@@ -138,7 +160,8 @@ impl Machine {
             .map(|file| File { image: Image::synced(file.image.survivor(&mut dice)), ..File::default() });
         let files = files.collect();
         let durable_folder = folder.clone();
-        Self(Mutex::new(State { files, folder, durable_folder, ..State::default() }))
+        let state = Mutex::new(State { files, folder, durable_folder, ..State::default() });
+        Self { state, released: Condvar::new() }
     }
 
     /// Opens the file of that name, or a temporary one.
@@ -213,7 +236,12 @@ impl Machine {
     }
 
     pub(crate) fn sync(&self, opened: &mut Opened) -> Result<(), Failure> {
-        let mut state = self.running()?;
+        let mut state = self.state();
+        state.held_syncs += 1;
+        let held = self.released.wait_while(state, |state| state.hold_sync);
+        state = held.unwrap_or_else(PoisonError::into_inner);
+        state.held_syncs -= 1;
+        let mut state = running(state)?;
         if opened.name.is_none() {
             return Ok(());
         }
@@ -451,32 +479,6 @@ impl Arrived {
                 1 => count,
                 _ => dice.below(count + 1),
             },
-        }
-    }
-}
-
-/// Random numbers that a seed decides (splitmix64).
-#[derive(Debug)]
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `limit`, which is not 0.
-    fn below(&mut self, limit: usize) -> usize {
-        let limit = u64::try_from(limit).expect("a length fits into 64 bits");
-        usize::try_from(self.next() % limit).expect("it is below a length")
-    }
-
-    fn fill(&mut self, bytes: &mut [u8]) {
-        for part in bytes.chunks_mut(size_of::<u64>()) {
-            part.copy_from_slice(&self.next().to_le_bytes()[..part.len()]);
         }
     }
 }

@@ -102,6 +102,16 @@ impl Disk {
         self.machine.ignore_sync(ignore);
     }
 
+    /// Holds syncs up until this is called with `false`: a disk that takes its time.
+    pub fn hold_sync(&self, hold: bool) {
+        self.machine.hold_sync(hold);
+    }
+
+    /// How many syncs are held up.
+    pub fn held_syncs(&self) -> usize {
+        self.machine.held_syncs()
+    }
+
     /// Cuts the power if it is still there, and boots: a disk with what this one may hold then. What that is
     /// of all that may have become of unsynced changes, `seed` decides.
     ///

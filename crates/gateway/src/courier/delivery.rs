@@ -57,6 +57,8 @@ pub(super) enum Came {
     NotSent(Fault, String),
     /// Something may have been received.
     Unanswered(String),
+    /// It was not sent once more, because what became of an earlier attempt is not known.
+    InDoubt(String),
     /// What it is to be sent to is no target: nothing was sent, and never can be.
     NoTarget(String),
 }
@@ -91,12 +93,12 @@ pub(crate) async fn deliver(carrier: &Carrier, queue: &Queue, call: Call) {
             (refused(StatusCode::NOT_FOUND, "no-candidate", "There is no candidate", &why), None)
         }
         Came::NotSent(fault, why) => (CallOutcome::NotSent { why, busy: fault == Fault::Overloaded }, None),
-        Came::Unanswered(why) => (CallOutcome::Unanswered { why }, None),
+        Came::Unanswered(why) | Came::InDoubt(why) => (CallOutcome::Unanswered { why }, None),
         Came::NoTarget(why) => {
             (refused(StatusCode::BAD_REQUEST, "no-target", "There is no such target", &why), None)
         }
     };
-    queue.report(call.id, outcome, settings.map(|queued| &*queued.settings));
+    queue.report(call.id, outcome, settings.map(|queued| &queued.settings));
     if let Some((line, key)) = line {
         keep(&carrier.idle, key, line, monotonic_ms).await;
     }
@@ -160,6 +162,10 @@ impl Trip<'_> {
                 let address = HeaderValue::try_from(address.unwrap_or_default());
                 request.headers_mut().insert(HOST, address.expect("an address is visible ASCII"));
             }
+            if self.call.doubted && !self.may_happen_again(&way.target) {
+                let why = "an earlier attempt may have happened, and the release that it is for now honours no keys";
+                return Came::InDoubt(why.to_owned());
+            }
             way.target.slot.dispatched();
             self.sent = true;
             match line.exchange(request).await {
@@ -183,6 +189,13 @@ impl Trip<'_> {
                 Err(Failure::Unknown(why)) => return Came::Unanswered(why),
             }
         }
+    }
+
+    /// Whether a stamp takes a repeated request of this route for the same. What its settings do not say, the job's own
+    /// do, and a step of a saga has settings of its own.
+    fn may_happen_again(&self, target: &Target) -> bool {
+        let queued = target.queued.named(&self.call.route);
+        self.call.saga || self.call.probe || queued.is_none_or(|queued| queued.settings.idempotent)
     }
 
     fn claim(&mut self) -> Result<(), Refusal> {

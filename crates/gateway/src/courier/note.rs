@@ -46,8 +46,8 @@ impl Trip<'_> {
             }
             Came::NotSent(Fault::Overloaded, _) => (0, false, None),
             Came::NotSent(_, _) | Came::Unanswered(_) => (0, true, None),
-            // It says nothing of the stamp.
-            Came::NoTarget(_) => return,
+            // They say nothing of the stamp.
+            Came::NoTarget(_) | Came::InDoubt(_) => return,
         };
         let latency_us = latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
         self.carrier.record(target, route, class, Outcome { error, latency_us });
@@ -65,6 +65,7 @@ impl Trip<'_> {
             Came::Unanswered(_) if duration >= self.call.timeout => (0, 0, Some(Fault::Timeout.label())),
             Came::Unanswered(_) => (0, 0, Some(Fault::UpstreamCut.label())),
             Came::NoTarget(_) => (400, 0, Some(Fault::Malformed.label())),
+            Came::InDoubt(_) => (0, 0, Some("in_doubt")),
         };
         Said { status, bytes_out, error, duration }
     }

@@ -153,6 +153,7 @@ mod tests {
             attempt: 3,
             timeout: std::time::Duration::from_secs(1),
             user: None,
+            doubted: false,
             probe,
             saga: false,
             undo: false,

@@ -38,7 +38,7 @@ fn request(idempotent: bool) -> Submission {
 async fn an_outcome_that_cannot_be_written_is_written_later() {
     let folder = tempfile::tempdir().unwrap();
     let shared = open(folder.path());
-    let Submitted::New(ticket) = shared.submit(request(false), |_| {}).await else { panic!("accepted") };
+    let Submitted::New(ticket) = shared.submit(request(false), |_, _| {}).await else { panic!("accepted") };
     let name = ticket.name();
     let call = shared.next().await;
     let flight = shared.lock().flights.remove(&call.id).unwrap();
@@ -52,7 +52,7 @@ async fn an_outcome_that_cannot_be_written_is_written_later() {
     let Waited::Settled(view, told) = ticket.wait(Duration::from_secs(9)).await else { panic!("told") };
     assert_eq!((view.state, told), (JobState::Done, Some(answer)));
 
-    let Submitted::New(second) = shared.submit(request(true), |_| {}).await else { panic!("accepted") };
+    let Submitted::New(second) = shared.submit(request(true), |_, _| {}).await else { panic!("accepted") };
     assert_eq!(shared.lock().book.state(second.name().id.0), JobState::Waiting);
     assert_eq!(shared.lock().unwritten.len(), 1);
     assert_eq!(shared.journal.job(name.id).unwrap().unwrap().state, JobState::Dispatching);
@@ -72,7 +72,7 @@ async fn what_cannot_be_read_is_not_sent_again() {
     use store::journal::ReadError;
     let folder = tempfile::tempdir().unwrap();
     let shared = open(folder.path());
-    let Submitted::New(ticket) = shared.submit(request(false), |_| {}).await else { panic!("accepted") };
+    let Submitted::New(ticket) = shared.submit(request(false), |_, _| {}).await else { panic!("accepted") };
     let id = ticket.name().id;
     let call = shared.next().await;
     shared.report(call.id, crate::CallOutcome::Unanswered { why: "timeout".into() }, None);
@@ -92,7 +92,7 @@ async fn what_cannot_be_read_is_not_sent_again() {
     shared.lock().book.settle(id.0, 0);
     assert!(matches!(shared.load(doubtful.without(crate::book::PROBE)), Err(Unloadable::InDoubt(1))));
 
-    let Submitted::New(other) = shared.submit(request(true), |_| {}).await else { panic!("accepted") };
+    let Submitted::New(other) = shared.submit(request(true), |_, _| {}).await else { panic!("accepted") };
     let id = other.name().id;
     let entry = crate::recover::entry_of(&mut shared.lock().book, &shared.journal.job(id).unwrap().unwrap());
     shared.set_aside(entry, Unloadable::from(damaged()));
@@ -106,7 +106,15 @@ async fn nothing_is_begun_while_outcomes_are_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let shared = open(folder.path());
     shared.lock().rewriting = 1;
-    let Submitted::New(ticket) = shared.submit(request(true), |_| {}).await else { panic!("accepted") };
+    let Submitted::New(ticket) = shared.submit(request(true), |_, _| {}).await else { panic!("accepted") };
     assert_eq!(shared.lock().book.state(ticket.name().id.0), JobState::Waiting);
     assert!(shared.lock().prepared.is_empty());
+    // Nor is what is too old given up: that could not be written either.
+    shared.clock.advance(QueuedRoute::default().max_age * 2);
+    shared.tend();
+    assert_eq!(shared.lock().book.state(ticket.name().id.0), JobState::Waiting);
+    shared.lock().rewriting = 0;
+    shared.tend();
+    Queue { shared: shared.clone() }.settled().await;
+    assert_eq!(shared.journal.job(ticket.name().id).unwrap().unwrap().state, JobState::Dead);
 }

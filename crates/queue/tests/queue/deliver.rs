@@ -323,7 +323,7 @@ async fn a_first_call_that_nobody_takes_is_the_couriers() {
     // Whoever submitted it is gone before it is on disk.
     let queue = stage.queue.clone();
     let submission = carries("2");
-    let submits = tokio::spawn(async move { queue.submit(submission, |_| {}).await });
+    let submits = tokio::spawn(async move { queue.submit(submission, |_, _| {}).await });
     tokio::task::yield_now().await;
     submits.abort();
     // It is either over or gone.
@@ -527,7 +527,7 @@ async fn a_client_that_goes_changes_nothing() {
     drop(stage.accept(request(idempotent(), "gone")).await);
     let queue = stage.queue.clone();
     let submits = tokio::spawn(async move {
-        queue.submit(request(idempotent(), "gone before it is on disk"), |_| {}).await
+        queue.submit(request(idempotent(), "gone before it is on disk"), |_, _| {}).await
     });
     tokio::task::yield_now().await;
     submits.abort();
@@ -591,7 +591,7 @@ async fn who_is_overtaken_does_nothing_any_more() {
     let waits = stage.call().await;
     let stage = stage.kill();
     old.report(waits.id, answered(200, "late"), None);
-    let Submitted::Full(full) = old.submit(request(idempotent(), "{}"), |_| {}).await else {
+    let Submitted::Full(full) = old.submit(request(idempotent(), "{}"), |_, _| {}).await else {
         panic!("fenced")
     };
     assert_eq!(full.why, FullWhy::Fenced);

@@ -7,6 +7,7 @@
 mod age;
 mod deliver;
 mod doubt;
+mod early;
 mod keys;
 mod operate;
 mod order;

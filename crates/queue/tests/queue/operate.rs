@@ -188,6 +188,11 @@ async fn exported_jobs_are_imported_once() {
     assert_eq!((imported.accepted, imported.known), (1, 2), "one was given up, and comes back");
     let imported = stage.queue.import(lines.clone(), 0).await.unwrap();
     assert_eq!((imported.accepted, imported.known), (0, 3), "once");
+    stage.queue.drop_jobs(Selection::Jobs(vec![JobId(1)]), 0).await.unwrap();
+    for expected in [(1, 2), (0, 3)] {
+        let imported = stage.queue.import(lines.clone(), 0).await.unwrap();
+        assert_eq!((imported.accepted, imported.known), expected, "one with a key of its client's too");
+    }
 
     let other = Stage::new();
     // A file that is older than any job may get.
@@ -213,6 +218,25 @@ async fn exported_jobs_are_imported_once() {
     let error = other.queue.import(wrong, 0).await.unwrap_err();
     assert!(error.to_string().starts_with("line 2: "), "{error}");
     assert_eq!(other.queue.status().depth, 0);
+}
+
+/// However long ago they were accepted: somebody is to deal with them here.
+#[tokio::test]
+async fn dead_letters_that_are_imported_are_kept_from_then_on() {
+    let stage = Stage::new();
+    rejected(&stage, "1").await;
+    let (lines, _) = stage.queue.export(Filter::default(), JobId(0), 100).await.unwrap();
+    let other = Stage::new();
+    other.clock.advance(Duration::from_secs(40 * 86_400));
+    assert_eq!(other.queue.import(lines, 0).await.unwrap().accepted, 1);
+    for (days, left) in [(0, &[1_u64][..]), (29, &[1]), (2, &[])] {
+        other.clock.advance(Duration::from_secs(days * 86_400 + 60));
+        other.queue.tend();
+        // What is done and what is dead are forgotten one after the other.
+        other.settled().await;
+        other.settled().await;
+        assert_eq!(other.ids(&[JobState::Rejected]).await, left, "after {days} days more");
+    }
 }
 
 #[tokio::test]

@@ -95,7 +95,7 @@ async fn orders_again_at_once() -> bool {
     let (woken, is_woken) = sync_channel(1);
     let (go_on, goes_on) = sync_channel(1);
     let waker = Waker::from(Arc::new(Gate { woken, go_on: Mutex::new(goes_on) }));
-    let mut first = pin!(stage.queue.submit(of("ann", idempotent(), 1), |_| {}));
+    let mut first = pin!(stage.queue.submit(of("ann", idempotent(), 1), |_, _| {}));
     let mut context = Context::from_waker(&waker);
     if first.as_mut().poll(&mut context).is_ready() {
         return false;
@@ -104,7 +104,7 @@ async fn orders_again_at_once() -> bool {
     let Poll::Ready(Submitted::New(first)) = first.as_mut().poll(&mut context) else { panic!("accepted") };
     stage.report(&busy_with, answered(200, ""));
     let second = Submission { carries: true, ..of("ann", idempotent(), 2) };
-    let mut second = pin!(stage.queue.submit(second, |_| {}));
+    let mut second = pin!(stage.queue.submit(second, |_, _| {}));
     assert!(second.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     go_on.send(()).unwrap();
     let Submitted::New(mut second) = second.await else { panic!("accepted") };
@@ -199,6 +199,33 @@ async fn a_scheduled_one_is_in_order_from_its_time_on() {
         })
         .await;
     assert_eq!(ids, [3, 2, 1]);
+}
+
+#[tokio::test]
+async fn what_has_become_due_keeps_its_place_over_a_restart() {
+    let stage = Stage::new();
+    stage.queue.pause(None, 0).await.unwrap();
+    let later = |n, after| Submission {
+        deliver_after: Some(Duration::from_secs(after)),
+        ..of("ann", idempotent(), n)
+    };
+    stage.enqueue(later(0, 100)).await;
+    stage.enqueue(later(1, 50)).await;
+    stage.clock.advance(Duration::from_secs(10));
+    stage.enqueue(of("ann", idempotent(), 2)).await;
+    stage.clock.advance(Duration::from_secs(70));
+    stage.enqueue(of("ann", idempotent(), 3)).await;
+    stage.clock.advance(Duration::from_secs(70));
+    let stage = stage.kill();
+    stage.queue.resume(None, 0).await.unwrap();
+    let mut ids = Vec::new();
+    stage
+        .play(Duration::from_secs(10), |call| {
+            ids.push(call.job.0);
+            answered(200, "")
+        })
+        .await;
+    assert_eq!(ids, [3, 2, 4, 1]);
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ struct Outside {
     /// Of the acknowledged ones those that are sales.
     sales: usize,
     sales_asked: usize,
+    /// Calls that went on when their jobs were on disk.
+    early: u64,
     service: Service,
     world: World,
 }
@@ -49,6 +51,7 @@ impl Outside {
             acknowledged: BTreeMap::new(),
             sales: 0,
             sales_asked: 0,
+            early: 0,
             service: Service::new(settings.idempotent),
             world: World::default(),
         }
@@ -88,7 +91,7 @@ fn limits() -> QueueLimits {
 /// The request of this number; for a sale that is a saga.
 fn request(settings: &QueuedRoute, number: u64) -> (String, Submission) {
     let reference = format!(r#"{{"customer":{},"n":{number}}}"#, number % CUSTOMERS);
-    let plain = keyed(settings.clone(), &reference, &reference);
+    let plain = Submission { carries: true, ..keyed(settings.clone(), &reference, &reference) };
     let submission = match number % 3 {
         2 => Submission { saga: Some(Arc::new(checkout())), ..plain },
         _ => plain,
@@ -104,12 +107,30 @@ async fn run(disk: &Disk, settings: &QueuedRoute, random: &mut Random, outside: 
         let is_sale = usize::from(submission.saga.is_some());
         outside.asked.insert(reference.clone());
         outside.sales_asked += is_sale;
-        match stage.submit(submission).await {
+        // Its first call may be made while it is being written, and may have ended before it is.
+        let mut under_way = None;
+        let (ends_early, shared) = (random.below(2) == 0, &mut *outside);
+        let submitted = stage.submit_with(submission, |early| {
+            if let Some(call) = early {
+                let outcome = shared.answer(&call, random);
+                if ends_early {
+                    stage.report(&call, outcome);
+                } else {
+                    under_way = Some((call, outcome));
+                }
+            }
+        });
+        let submitted = submitted.await;
+        outside.early += u64::from(under_way.is_some());
+        if let Some((call, outcome)) = under_way {
+            stage.report(&call, outcome);
+        }
+        match submitted {
             Submitted::New(ticket) => {
                 outside.acknowledged.insert(reference, ticket.name());
                 outside.sales += is_sale;
             }
-            Submitted::Full(_) | Submitted::Uncertain(_) if disk.is_off() => return,
+            Submitted::Full(_) | Submitted::Uncertain(_) | Submitted::Unwritten(_) if disk.is_off() => return,
             other => panic!("{other:?}"),
         }
         for _ in 0..random.below(CALLS_BETWEEN + 1) {
@@ -199,6 +220,7 @@ fn cut_everywhere(settings: &QueuedRoute, lies: bool, stride: u64) -> Cuts {
     alone(run(&whole, settings, &mut Random(3), &mut outside));
     assert_eq!(outside.acknowledged.len() as u64, REQUESTS, "a run without a power cut is whole");
     let boundaries = whole.writes();
+    assert_eq!(outside.early > 0, settings.idempotent, "first calls are made early where keys are honoured");
     assert_eq!(alone(look(&whole, settings, outside)), Ok(()));
     let next = AtomicU64::new(1);
     let threads = std::thread::available_parallelism().map_or(2, |threads| threads.get().min(4));

@@ -6,7 +6,9 @@ use model::flow::{JsonTemplate, Method};
 use model::name::ComponentName;
 use model::queue::{QueueLimits, QueuedRoute, Saga, SagaCall, SagaStep};
 use model::template::Template;
-use queue::{Call, CallOutcome, JobState, Resolution, Selection, Submission, Submitted, Upstream, Waited};
+use queue::{
+    Call, CallOutcome, Cancelled, JobState, Resolution, Selection, Submission, Submitted, Upstream, Waited,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -379,6 +381,52 @@ async fn a_step_found_under_way_is_in_doubt() {
     }
 }
 
+/// From its beginning, what stands would be done again.
+#[tokio::test]
+async fn a_saga_whose_steps_are_lost_waits_for_an_operator() {
+    let stage = Stage::new();
+    let name = stage.enqueue(sale(&checkout())).await;
+    stage
+        .play(Duration::from_secs(5), |call| {
+            if call.path_and_query == "/labels" { answered(409, "no address") } else { yes(call) }
+        })
+        .await;
+    assert_eq!(stage.state(name).await, JobState::Rejected);
+    let stage = stage.damaged_and_repaired(br#"{"id":"c1"}"#);
+    stage.play(Duration::from_secs(2_000), |call| panic!("{call:?}")).await;
+    assert_eq!((stage.state(name).await, stage.queue.status().unknown_now), (JobState::Unknown, 1));
+}
+
+/// 204 says that nothing of it happens.
+#[tokio::test]
+async fn what_an_operator_has_released_is_not_cancelled_when_something_of_it_stands() {
+    let mut saga = checkout();
+    saga.steps[1].undo = None;
+    for submission in [sale(&saga), request(QueuedRoute { attempts: 2, ..idempotent() }, "{}")] {
+        let stage = Stage::new();
+        let name = stage.enqueue(submission).await;
+        stage
+            .play(Duration::from_secs(600), |call| match call.path_and_query.as_str() {
+                "/charges" | "/orders" => yes(call),
+                "/labels" => answered(422, ""),
+                // It may have happened.
+                _ => crate::stage::busy(500, 1),
+            })
+            .await;
+        assert_eq!(stage.state(name).await, JobState::Dead);
+        stage.queue.pause(None, 0).await.unwrap();
+        assert_eq!(stage.queue.retry(Selection::Jobs(vec![name.id]), 0).await.unwrap(), 1);
+        assert!(matches!(stage.queue.cancel(name).await, Cancelled::TooLate(_)));
+        stage.queue.resume(None, 0).await.unwrap();
+        let well = |call: &Call| match call.path_and_query.as_str() {
+            "/labels" => answered(201, r#"{"id":1}"#),
+            _ => yes(call),
+        };
+        stage.play(Duration::from_secs(60), well).await;
+        assert_eq!(stage.state(name).await, JobState::Done);
+    }
+}
+
 /// What payments, orders and shipping hold, by key: each call counts once.
 #[derive(Default)]
 pub(crate) struct World {
@@ -465,7 +513,7 @@ async fn a_saga_of_an_old_release_ends_as_it_began() {
     let stage = stage.kill();
     // The route has other settings, and no saga, by now: that changes nothing of what was begun.
     let second = stage.call().await;
-    stage.queue.report(second.id, yes(&second), Some(&QueuedRoute::default()));
+    stage.queue.report(second.id, yes(&second), Some(&Arc::new(QueuedRoute::default())));
     let third = stage.call().await;
     stage.queue.report(third.id, yes(&third), None);
     assert_eq!(stage.state(name).await, JobState::Done);

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use model::flow::Method;
 use model::queue::{QueueLimits, QueuedRoute};
 use queue::{
-    ANSWER_TIME, Answer, Call, CallOutcome, Clock, Counters, Filter, JobId, JobName, JobState, JobView,
-    JournalOptions, OpenError, Options, Queue, Submission, Submitted, Ticket, Waited,
+    ANSWER_TIME, Answer, Call, CallOutcome, Clock, Counters, Filter, FirstCall, JobId, JobName, JobState,
+    JobView, JournalOptions, OpenError, Options, Queue, Submission, Submitted, Ticket, Waited,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -63,10 +63,38 @@ impl Stage {
         Ok(Self { queue, clock: clock.clone(), folder: folder.clone(), opened })
     }
 
+    /// On a disk whose syncs the test may hold up. It has room for so little that nothing may be accepted, if that is
+    /// asked for.
+    pub(crate) fn slow(has_room: bool) -> (Disk, Self) {
+        let (disk, folder, clock) = (Disk::new("slow"), Arc::new(folder()), Clock::manual(START));
+        let reserve_bytes = if has_room { 0 } else { u64::MAX };
+        let opened =
+            Opened { limits: QueueLimits::default(), reserve_bytes, vfs: Some(disk.name().to_owned()) };
+        let queue = open(folder.path(), &opened, &clock).unwrap();
+        (disk, Self { queue, clock, folder, opened })
+    }
+
     /// The process is killed: nothing that was under way is reported, and another one opens the same file.
     pub(crate) fn kill(self) -> Self {
         let Self { queue, clock, folder, opened } = self;
         drop(queue);
+        let queue = open(folder.path(), &opened, &clock).unwrap();
+        Self { queue, clock, folder, opened }
+    }
+
+    /// The file is damaged wherever these bytes are, and repaired.
+    pub(crate) fn damaged_and_repaired(self, bytes: &[u8]) -> Self {
+        let Self { queue, clock, folder, opened } = self;
+        assert!(queue.close(PATIENCE));
+        drop(queue);
+        let path = folder.path().join("queue.db");
+        let mut file = std::fs::read(&path).unwrap();
+        let found: Vec<usize> =
+            file.windows(bytes.len()).enumerate().filter(|(_, at)| *at == bytes).map(|(at, _)| at).collect();
+        assert!(!found.is_empty());
+        found.iter().for_each(|at| file[*at] ^= 1);
+        std::fs::write(&path, file).unwrap();
+        queue::repair(&path).unwrap();
         let queue = open(folder.path(), &opened, &clock).unwrap();
         Self { queue, clock, folder, opened }
     }
@@ -127,7 +155,17 @@ impl Stage {
     }
 
     pub(crate) async fn submit(&self, submission: Submission) -> Submitted {
-        tokio::time::timeout(PATIENCE, self.queue.submit(submission, |_| {})).await.expect("an answer")
+        self.submit_with(submission, |_| {}).await
+    }
+
+    /// The same; `early` has the first call, if that is to be made while the request is being written.
+    pub(crate) async fn submit_with(
+        &self,
+        submission: Submission,
+        early: impl FnOnce(Option<Call>),
+    ) -> Submitted {
+        let begun = |_, first: Option<FirstCall>| early(first.and_then(FirstCall::take));
+        tokio::time::timeout(PATIENCE, self.queue.submit(submission, begun)).await.expect("an answer")
     }
 
     /// Submits what has to be accepted.

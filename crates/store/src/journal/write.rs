@@ -117,7 +117,18 @@ fn carried(change: &Change) -> usize {
 
 pub(super) fn accept(t: &Transaction<'_>, job: &Prepared, reserve: &Reserve) -> Result<(), WriteError> {
     reserve.take(job.bytes() as u64)?;
-    insert(t, job, u32::from(job.new.state == JobState::Dispatching), job.new.created_ms)
+    let new = &job.new;
+    let changed_ms = match new.state {
+        JobState::Waiting | JobState::Dispatching => new.created_ms,
+        // It came to that elsewhere, and is kept here from when it was taken on.
+        JobState::Done
+        | JobState::Rejected
+        | JobState::Dead
+        | JobState::Unknown
+        | JobState::Cancelled
+        | JobState::Dropped => new.created_ms.max(new.due_ms),
+    };
+    insert(t, job, u32::from(new.state == JobState::Dispatching), changed_ms)
 }
 
 fn insert(t: &Transaction<'_>, job: &Prepared, attempts: u32, changed_ms: i64) -> Result<(), WriteError> {

@@ -167,6 +167,20 @@ fn an_outcome_that_is_not_known_is_never_sent_again() {
 }
 
 #[test]
+fn what_may_have_happened_is_not_sent_again_to_a_release_that_honours_no_keys() {
+    let before = Upstream::start(|_, _| Reply::Close);
+    let gateway = Gateway::start();
+    gateway.activate(&queueing(stamp(1, &[&before]), |route| route.idempotent = true));
+    let job = location(&gateway.ask(&order(&["prefer: respond-async"], "{}")));
+    before.wait(1);
+    let next = Upstream::named("next");
+    gateway.activate(&queueing(stamp(2, &[&next]), |_| {}));
+    becomes(&gateway, &job, "unknown");
+    assert_eq!(next.count(), 0);
+    assert_eq!(gateway.ask(&order(&[], "other")).text(), "next");
+}
+
+#[test]
 fn a_connection_that_was_closed_while_idle_costs_nothing() {
     // Each connection takes one request, and says so to nobody.
     let upstream = Upstream::start(|_, _| {

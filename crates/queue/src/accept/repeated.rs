@@ -1,0 +1,52 @@
+//! What a request gets whose key is known.
+
+use super::Arrival;
+use crate::job::{Answer, JobId, JobState};
+use crate::shared::Shared;
+use crate::submission::Submitted;
+use std::sync::Arc;
+use store::journal::ReadError;
+
+impl Shared {
+    /// What a request gets whose key is that of `id`. None: the key is free again.
+    pub(super) async fn repeated(
+        self: &Arc<Self>,
+        id: JobId,
+        arrival: &Arrival,
+    ) -> Result<Option<Submitted>, ReadError> {
+        let found = self.read(move |shared| shared.journal.identity(id)).await?;
+        let Some(identity) = found else {
+            // Forgotten: it was kept as long as it had to be.
+            return Ok(None);
+        };
+        if identity.credentials != arrival.identity.credentials && arrival.is_of_everybody() {
+            return Ok(Some(Submitted::OtherCredentials));
+        }
+        if identity.fingerprint != arrival.identity.fingerprint {
+            return Ok(Some(Submitted::Mismatch));
+        }
+        let mut found = self.read(move |shared| shared.look(id)).await?;
+        if matches!(&found, Some((view, _)) if view.state == JobState::Dispatching) {
+            // It may have been answered, and its outcome may be on its way to the disk.
+            self.settled().await;
+            found = self.read(move |shared| shared.look(id)).await?;
+        }
+        let Some((view, answer)) = found else { return Ok(None) };
+        if !view.is_settled() {
+            return Ok(Some(Submitted::Repeated(view)));
+        }
+        // Credentials that were not good bind nothing: with better ones the same request is worth another try.
+        let refused = |answer: &Answer| matches!(answer.status, 401 | 403);
+        if view.state == JobState::Done && answer.as_ref().is_some_and(refused) {
+            return Ok(None);
+        }
+        Ok(Some(Submitted::Replay(view, answer)))
+    }
+}
+
+impl Arrival {
+    /// Whether its key is the route's, because the route names no principal.
+    fn is_of_everybody(&self) -> bool {
+        self.request.settings.principal.is_none()
+    }
+}
