@@ -176,6 +176,9 @@ impl Shared {
             Some(given) => given,
             None => hex(&draw().map_err(no_random_numbers)?),
         };
+        // A client's key is that of a request, and of its principal and route: calls of other jobs may not have theirs.
+        let draws = submission.saga.is_some() && key.is_some();
+        let seed = draws.then(draw).transpose().map_err(no_random_numbers)?.map(|seed| hex(&seed));
         let (patience, carries) = (submission.patience, submission.carries);
         let delay = submission.deliver_after.unwrap_or_default();
         let head = Head {
@@ -185,6 +188,7 @@ impl Shared {
             key: sent_key,
             user: submission.user,
             from_ms: self.wall_ms().saturating_add(span_ms(delay)),
+            seed,
             generation: 0,
             traffic: submission.traffic,
         };

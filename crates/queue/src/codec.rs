@@ -50,6 +50,10 @@ pub(crate) struct Head {
     /// From when its age counts, in Unix milliseconds.
     #[serde(default)]
     pub(crate) from_ms: i64,
+    /// What the keys of its saga's calls are made from, drawn for this job alone. None: its own key, which was drawn as
+    /// well, or is that of a job of before there was this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seed: Option<String>,
     /// How often its saga was begun afresh: each time its steps have other keys.
     #[serde(default)]
     pub(crate) generation: u32,

@@ -147,7 +147,7 @@ impl Shared {
     }
 
     /// How long an unknown outcome holds up others, as the job's own settings say.
-    fn unknown_hold(&self, row: &JobRow) -> Duration {
+    pub(crate) fn unknown_hold(&self, row: &JobRow) -> Duration {
         let record = self.journal.request(row.id).ok().flatten();
         let request = record.and_then(|record| StoredRequest::decode(record).ok());
         request.map_or_else(

@@ -4,7 +4,7 @@ mod ask;
 mod told;
 
 use crate::call::{CallOutcome, Upstream};
-use crate::codec::{StepHead, StoredRequest, StoredStep};
+use crate::codec::{Head, StepHead, StoredRequest, StoredStep};
 use crate::deliver::{Flight, Job, Message, Step, settle};
 use crate::fingerprint::step_key;
 use crate::job::{Answer, Fields, JobState};
@@ -146,10 +146,11 @@ impl Shared {
         job.tries = job.tries.saturating_add(1);
         let mut head = head(job, place);
         let not_sent = came.meaning == Meaning::NotSent;
-        // Where nothing is at stake but time, an upstream that does not work uses no attempts up: before anything is
-        // done, and where there is no way but on.
-        let patient = place.undo || place.step == 0 || past_pivot;
-        if patient && (not_sent || came.outage) {
+        // An upstream that does not work uses no attempts up, and neither do credentials that may come back when nobody
+        // waits to hear that they are not good.
+        let patient = !place.undo && !state.has_client(job.entry.id());
+        let expired = patient && came.meaning == Meaning::Credentials;
+        if not_sent || came.outage || expired {
             head.excused = head.excused.saturating_add(1);
         }
         if came.meaning == Meaning::Doubt {
@@ -157,8 +158,9 @@ impl Shared {
         }
         let too_old =
             !place.undo && came.at_ms.saturating_sub(job.from_ms) > span_ms(job.request.settings.max_age);
-        let used_up = head.attempts.saturating_sub(head.excused) >= step.attempts || too_old;
-        let verdict = judge_step(came, place, step, past_pivot, &head, used_up, too_old);
+        let used_up = head.attempts.saturating_sub(head.excused) >= step.attempts;
+        let verdict =
+            judge_step(came, place, step, past_pivot, &head, (used_up || too_old, too_old, expired));
         let name = about(&step.name, place);
         let ended = (!not_sent).then(|| came.record(job.attempts, &format!("{name}: ")));
         head.state = match verdict {
@@ -349,8 +351,7 @@ fn judge_step(
     step: &SagaStep,
     past_pivot: bool,
     head: &StepHead,
-    used_up: bool,
-    too_old: bool,
+    (used_up, too_old, expired): (bool, bool, bool),
 ) -> StepVerdict {
     let after = match &came.outcome {
         CallOutcome::Answered { retry_after, .. } => {
@@ -370,7 +371,7 @@ fn judge_step(
         {
             StepVerdict::Done
         }
-        Meaning::Refused | Meaning::Credentials if !place.undo && !past_pivot && !head.doubt => {
+        Meaning::Refused | Meaning::Credentials if !place.undo && !past_pivot && !head.doubt && !expired => {
             StepVerdict::Refused
         }
         // The attempt in doubt is over in the service by now, and the same key was refused again and again.
@@ -453,7 +454,8 @@ fn upstream_of(job: &Job, place: Place) -> Upstream {
 }
 
 fn key_of(request: &StoredRequest, place: Place) -> String {
-    step_key(&request.head.key, request.head.generation, place.step, place.undo)
+    let Head { key, seed, generation, .. } = &request.head;
+    step_key(seed.as_ref().unwrap_or(key), *generation, place.step, place.undo)
 }
 
 fn about(name: &str, place: Place) -> String {

@@ -10,7 +10,7 @@ use crate::shared::{REWRITE_PAUSE, Shared, job_id, later, span_ms};
 use std::sync::Arc;
 use std::time::Duration;
 use store::commit::WriteError;
-use store::journal::{AttemptRecord, Filter, Retention};
+use store::journal::{AttemptRecord, Filter, JobRow, Retention};
 
 /// Jobs that are forgotten in one transaction, so that none of those that wait for it waits for long.
 const FORGET_JOBS: u32 = 500;
@@ -244,6 +244,9 @@ impl Shared {
     fn note_oldest(&self) {
         let oldest = self.lock().book.oldest();
         let row = oldest.and_then(|id| self.journal.job(JobId(id)).ok().flatten());
-        self.lock().oldest_created_ms = row.map(|row| row.created_ms);
+        // One that was put off is late only from when it was due.
+        let since =
+            |row: JobRow| if row.attempts == 0 { row.created_ms.max(row.due_ms) } else { row.created_ms };
+        self.lock().oldest_created_ms = row.map(since);
     }
 }

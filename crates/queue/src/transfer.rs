@@ -12,8 +12,9 @@ use crate::submission::Traffic;
 use bytes::Bytes;
 use model::queue::{QueuedRoute, Saga};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 use store::journal::{Change, Filter, JobRow, NewJob, ReadError, StepRecord};
 
 /// The version of an exported line.
@@ -194,6 +195,9 @@ impl Shared {
         }
         changes.push(Change::Operation(self.operation("import", format!("{count} jobs"), count, by)));
         let written = self.written_blocking(Change::Several(changes));
+        let hold = |job: &NewJob| self.unknown_hold(&row_of(job));
+        let unknown = new.iter().filter(|(job, _)| job.state == JobState::Unknown);
+        let mut holds: VecDeque<Duration> = unknown.map(|(job, _)| hold(job)).collect();
         let mut state = self.lock();
         let told: Vec<_> = reserved.iter().filter_map(|key| state.reserved.remove(key)).collect();
         for (job, _) in &new {
@@ -215,7 +219,7 @@ impl Shared {
                 JobState::Waiting => state.book.push(entry),
                 JobState::Unknown => {
                     let now = self.clock.now();
-                    let hold = crate::shared::later(now, model::queue::QueuedRoute::default().unknown_hold);
+                    let hold = crate::shared::later(now, holds.pop_front().unwrap_or_default());
                     let doubt = crate::book::InDoubt::new(entry, 0, self.clock.now());
                     state.book.doubt(doubt, Some(hold), Some(now));
                 }

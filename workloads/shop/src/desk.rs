@@ -114,7 +114,11 @@ impl Desk {
                 };
                 reply.taken()
             }
-            (_, Some("dead" | "rejected" | "cancelled" | "dropped"), _) => {
+            (_, Some("dead" | "dropped"), _) => {
+                let detail = "the order could not be finished; somebody is looking into it";
+                Err(Problem::new(StatusCode::CONFLICT, detail))
+            }
+            (_, Some("rejected" | "cancelled"), _) => {
                 let detail = "the order could not be taken; nothing was charged";
                 Err(Problem::new(StatusCode::CONFLICT, detail))
             }

@@ -39,6 +39,7 @@ fn request(fields: Fields, body: Bytes) -> StoredRequest {
         user: Some(u64::MAX),
         traffic: crate::submission::Traffic::Preview,
         from_ms: -5,
+        seed: Some("s".into()),
         generation: 3,
     };
     let settings = QueuedRoute {

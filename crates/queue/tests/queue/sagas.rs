@@ -427,6 +427,53 @@ async fn what_an_operator_has_released_is_not_cancelled_when_something_of_it_sta
     }
 }
 
+/// However long it takes: what is charged is a sale that is late, not one that is lost.
+#[tokio::test]
+async fn an_outage_in_the_middle_of_a_saga_undoes_nothing() {
+    let limits = QueueLimits { longest_pause: Duration::from_secs(10), ..QueueLimits::default() };
+    for outcome in [not_sent(), answered(401, "expired"), answered(403, "")] {
+        let stage = Stage::with(limits.clone(), 0);
+        let name = stage.enqueue(sale(&checkout())).await;
+        let mut calls = 0;
+        let mut upstream = |call: &Call| match call.path_and_query.as_str() {
+            "/orders" if calls < 50 => {
+                calls += 1;
+                outcome.clone()
+            }
+            "/orders" | "/charges" | "/labels" => yes(call),
+            other => panic!("{other} is undone"),
+        };
+        stage.play(Duration::from_secs(2_000), &mut upstream).await;
+        assert_eq!((calls, stage.state(name).await), (50, JobState::Done));
+    }
+    // Not for ever.
+    let stage = Stage::with(limits, 0);
+    let settings = QueuedRoute { max_age: Duration::from_secs(300), ..idempotent() };
+    let name = stage.enqueue(Submission { settings: settings.into(), ..sale(&checkout()) }).await;
+    let upstream = |call: &Call| if call.path_and_query == "/orders" { not_sent() } else { yes(call) };
+    stage.play(Duration::from_secs(400), upstream).await;
+    assert_eq!(stage.state(name).await, JobState::Rejected);
+}
+
+/// The calls of another sale are other calls, whoever may have sent the same key.
+#[tokio::test]
+async fn each_sale_has_keys_of_its_own() {
+    let stage = Stage::new();
+    let ann = Submission { principal: Some("ann".into()), key: Some("1".into()), ..sale(&checkout()) };
+    let bob = Submission { principal: Some("bob".into()), ..ann.clone() };
+    let elsewhere = Submission { route: "POST /other".into(), ..ann.clone() };
+    let mut keys = std::collections::BTreeSet::new();
+    for submission in [ann, bob, elsewhere] {
+        stage.enqueue(submission).await;
+        keys.insert(stage.call().await.key);
+    }
+    assert_eq!(keys.len(), 3);
+    let stage = stage.kill();
+    for _ in 0..3 {
+        assert!(keys.remove(&stage.call().await.key), "the same after a restart");
+    }
+}
+
 /// What payments, orders and shipping hold, by key: each call counts once.
 #[derive(Default)]
 pub(crate) struct World {
