@@ -415,6 +415,7 @@ impl State {
             timeout: message.timeout,
             user: job.request.head.user,
             doubted: flight.is_doubted() && job.attempts > 1,
+            early: false,
             probe: *probe,
             saga: place.is_some(),
             undo: place.is_some_and(|place| place.undo),

@@ -37,7 +37,9 @@ impl FirstCall {
     /// Its job is not written: nobody makes it.
     pub(crate) fn forget(mut self) {
         if let Some(call) = self.call.take() {
-            self.shared.lock().early.remove(&call.id);
+            let now = self.shared.clock.now();
+            self.shared.lock().unwritten_is_over(call.id, now);
+            self.shared.wake.notify_one();
         }
     }
 }
@@ -58,8 +60,8 @@ pub(crate) enum Early {
     UnderWay,
     /// The call has ended, and the job is not on disk yet.
     Ended(Ended),
-    /// The job could not be written: what comes of the call concerns nobody here.
-    Unwritten,
+    /// The job could not be written: what comes of the call concerns nobody here, but it holds its places until then.
+    Unwritten(Box<Flight>),
 }
 
 /// What came of a call, and when.
@@ -109,7 +111,11 @@ impl Shared {
         };
         match early {
             Early::UnderWay => *early = Early::Ended(ended),
-            Early::Unwritten => drop(state.early.remove(&id)),
+            Early::Unwritten(_) => {
+                state.unwritten_is_over(id, ended.now);
+                drop(state);
+                self.wake.notify_one();
+            }
             Early::Ended(_) => tracing::error!(call = %id, "a call was reported twice"),
         }
     }
@@ -118,7 +124,7 @@ impl Shared {
 impl Arrival {
     /// Whether its client can repeat it with the same key if nothing is known of it here later, and the service takes
     /// it for the same then.
-    fn may_happen_again(&self) -> bool {
+    pub(crate) fn may_happen_again(&self) -> bool {
         self.request.settings.idempotent && self.key.is_some()
     }
 }
@@ -179,7 +185,7 @@ impl State {
             return None;
         }
         let request = (&arrival.request, arrival.record.len() as u64);
-        let call = self.first_call(entry, request, begun.take()?, began_ms);
+        let call = Call { early: true, ..self.first_call(entry, request, begun.take()?, began_ms) };
         self.early.insert(call.id, Early::UnderWay);
         Some(call)
     }
@@ -188,19 +194,25 @@ impl State {
     pub(crate) fn early_is_written(&mut self, call: CallId) -> Option<Ended> {
         match self.early.remove(&call) {
             Some(Early::Ended(ended)) => Some(ended),
-            Some(Early::UnderWay | Early::Unwritten) | None => None,
+            Some(Early::UnderWay | Early::Unwritten(_)) | None => None,
         }
     }
 
-    /// The job of an early call is not on disk. The call may go on; its place is free for others.
+    /// The job of an early call is not on disk. If the call goes on, what it was to be in order with waits for it.
     pub(crate) fn early_is_not_written(&mut self, call: CallId, now: Moment) {
-        if let Some(Flight { job, upstream, begun, .. }) = self.flights.remove(&call) {
-            self.hot.remove(job.entry.id());
-            self.never_was(&job.entry, upstream, begun, now);
+        let Some(flight) = self.flights.remove(&call) else { return };
+        self.hot.remove(flight.job.entry.id());
+        let has_ended = matches!(self.early.remove(&call), Some(Early::Ended(_)));
+        self.early.insert(call, Early::Unwritten(Box::new(flight)));
+        if has_ended {
+            self.unwritten_is_over(call, now);
         }
-        match self.early.remove(&call) {
-            Some(Early::Ended(_)) | None => {}
-            Some(Early::UnderWay | Early::Unwritten) => drop(self.early.insert(call, Early::Unwritten)),
+    }
+
+    /// A call whose job is not on disk has ended, or is not made.
+    fn unwritten_is_over(&mut self, call: CallId, now: Moment) {
+        if let Some(Early::Unwritten(flight)) = self.early.remove(&call) {
+            self.never_was(&flight.job.entry, flight.upstream, flight.begun, now);
         }
     }
 

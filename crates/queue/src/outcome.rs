@@ -39,7 +39,9 @@ impl Came {
     pub(crate) fn record(&self, number: u32, about: &str) -> AttemptRecord {
         let status = match &self.outcome {
             CallOutcome::Answered { answer, .. } => Some(answer.status),
-            CallOutcome::NotSent { .. } | CallOutcome::Unanswered { .. } => None,
+            CallOutcome::NotSent { .. } | CallOutcome::Withheld { .. } | CallOutcome::Unanswered { .. } => {
+                None
+            }
         };
         let text = format!("{about}{}", words(&self.outcome));
         AttemptRecord { number, began_ms: self.began_ms, ended_ms: self.at_ms, status, text }
@@ -49,7 +51,9 @@ impl Came {
     pub(crate) fn answer(&self) -> Option<&Answer> {
         match &self.outcome {
             CallOutcome::Answered { answer, .. } => Some(answer),
-            CallOutcome::NotSent { .. } | CallOutcome::Unanswered { .. } => None,
+            CallOutcome::NotSent { .. } | CallOutcome::Withheld { .. } | CallOutcome::Unanswered { .. } => {
+                None
+            }
         }
     }
 
@@ -79,8 +83,14 @@ impl Shared {
         let sign = sign(meaning, &outcome);
         let draw = state.dice.draw();
         let pace = &mut state.book.targets[flight.upstream].pace;
-        let closes = pace.end(flight.begun, flight.job.entry.id(), sign, now, draw);
-        let outage = sign == Sign::Failing && pace.is_failing();
+        let is_withheld = matches!(outcome, CallOutcome::Withheld { .. });
+        let closes = if is_withheld {
+            pace.undo(flight.begun, now);
+            false
+        } else {
+            pace.end(flight.begun, flight.job.entry.id(), sign, now, draw)
+        };
+        let outage = sign == Sign::Failing && pace.is_failing() && !is_withheld;
         if closes {
             state.book.hurry(flight.upstream);
         }

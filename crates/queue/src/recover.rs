@@ -53,7 +53,7 @@ impl Shared {
             while let Some(first) = scheduled.first_entry().filter(|first| first.key().0 < row.created_ms) {
                 book.push(first.remove());
             }
-            if row.state == JobState::Waiting && row.attempts == 0 && is_between(&row, opened_ms) {
+            if is_between(&row, opened_ms) && was_put_off(&journal, &row) {
                 book.count(row.request_bytes);
                 scheduled.insert((row.due_ms, row.id), entry_of(&mut book, &row));
                 continue;
@@ -167,9 +167,17 @@ impl Shared {
     }
 }
 
-/// Whether a job became due after it had come, and before now.
+/// Whether a job that was never attempted became due after it had come, and before now.
 fn is_between(row: &JobRow, wall_ms: i64) -> bool {
-    row.created_ms < row.due_ms && row.due_ms <= wall_ms
+    let untouched = row.state == JobState::Waiting && row.attempts == 0;
+    untouched && row.created_ms < row.due_ms && row.due_ms <= wall_ms
+}
+
+/// Whether its client has put it off: what an operator has released has the place that it had.
+fn was_put_off(journal: &Journal, row: &JobRow) -> bool {
+    let record = journal.request(row.id).ok().flatten();
+    let request = record.and_then(|record| StoredRequest::decode(record).ok());
+    request.is_some_and(|request| request.head.from_ms == row.due_ms)
 }
 
 /// Puts a pending job where it belongs, as far as that is known before the time is.

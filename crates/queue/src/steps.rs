@@ -357,7 +357,7 @@ fn judge_step(
         CallOutcome::Answered { retry_after, .. } => {
             retry_after.map(|a| a.min(crate::verdict::RETRY_AFTER_LIMIT))
         }
-        CallOutcome::NotSent { .. } | CallOutcome::Unanswered { .. } => None,
+        CallOutcome::NotSent { .. } | CallOutcome::Withheld { .. } | CallOutcome::Unanswered { .. } => None,
     };
     let gone = |answer: &Answer| matches!(answer.status, 404 | 410);
     match came.meaning {

@@ -162,9 +162,8 @@ impl Shared {
     /// that was given up since.
     fn is_here(&self, arrival: &Arrival) -> Result<bool, OperationError> {
         let Some((id, drawn)) = &arrival.drawn_key else { return Ok(false) };
-        let given_up = |state| matches!(state, JobState::Cancelled | JobState::Dropped);
         let read = || {
-            let row = self.journal.job(*id)?.filter(|row| !given_up(row.state));
+            let row = self.journal.job(*id)?.filter(|row| row.state != JobState::Dropped);
             row.map_or(Ok(None), |row| self.journal.request(row.id))
         };
         let record = match read() {
@@ -245,8 +244,8 @@ impl Shared {
         }
     }
 
-    /// The jobs that have the keys of these, and are no longer there or were given up: what is imported is not known for
-    /// their sake.
+    /// The jobs that have the keys of these, and are no longer there or were given up by an operator: what is imported is
+    /// not known for their sake. What its client has cancelled never comes back.
     fn given_up_or_forgotten(&self, batch: &[Arrival]) -> Result<HashSet<JobId>, OperationError> {
         let keys = batch.iter().filter_map(|arrival| arrival.job.key).map(KeyHash::from_bytes);
         let known: Vec<JobId> = {
@@ -255,9 +254,13 @@ impl Shared {
         };
         let mut free = HashSet::new();
         for id in known {
-            let row = self.journal.job(id)?;
-            if row.is_none_or(|row| matches!(row.state, JobState::Cancelled | JobState::Dropped)) {
-                free.insert(id);
+            match self.journal.job(id) {
+                Ok(row) if row.as_ref().is_none_or(|row| row.state == JobState::Dropped) => {
+                    free.insert(id);
+                }
+                // That it is damaged is told to whoever asks for it.
+                Ok(_) | Err(ReadError::Damaged { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(free)

@@ -79,6 +79,7 @@ impl Meaning {
             CallOutcome::Answered { answer, retry_after } if answer.status == 409 => {
                 Self::NotYet(retry_after.map(|after| after.min(RETRY_AFTER_LIMIT)))
             }
+            CallOutcome::Withheld { .. } => Self::Doubt,
             CallOutcome::Answered { .. } | CallOutcome::NotSent { .. } | CallOutcome::Unanswered { .. } => {
                 self
             }
@@ -90,7 +91,7 @@ impl Meaning {
 /// anything that broke down midway.
 pub(crate) fn meaning(outcome: &CallOutcome) -> Meaning {
     match outcome {
-        CallOutcome::NotSent { .. } => Meaning::NotSent,
+        CallOutcome::NotSent { .. } | CallOutcome::Withheld { .. } => Meaning::NotSent,
         CallOutcome::Unanswered { .. } => Meaning::Doubt,
         CallOutcome::Answered { answer, retry_after } => {
             let after = retry_after.map(|after| after.min(RETRY_AFTER_LIMIT));
@@ -128,6 +129,7 @@ pub(crate) fn words(outcome: &CallOutcome) -> String {
             format!("answered {}, Retry-After {} s", answer.status, after.as_secs())
         }
         CallOutcome::NotSent { why, .. } => format!("not sent: {why}"),
+        CallOutcome::Withheld { why } => format!("held back: {why}"),
         CallOutcome::Unanswered { why } => format!("no answer: {why}"),
     }
 }

@@ -57,8 +57,8 @@ pub(super) enum Came {
     NotSent(Fault, String),
     /// Something may have been received.
     Unanswered(String),
-    /// It was not sent once more, because what became of an earlier attempt is not known.
-    InDoubt(String),
+    /// It was not sent, because it may be that it has to be sent again.
+    Withheld(&'static str),
     /// What it is to be sent to is no target: nothing was sent, and never can be.
     NoTarget(String),
 }
@@ -93,7 +93,8 @@ pub(crate) async fn deliver(carrier: &Carrier, queue: &Queue, call: Call) {
             (refused(StatusCode::NOT_FOUND, "no-candidate", "There is no candidate", &why), None)
         }
         Came::NotSent(fault, why) => (CallOutcome::NotSent { why, busy: fault == Fault::Overloaded }, None),
-        Came::Unanswered(why) | Came::InDoubt(why) => (CallOutcome::Unanswered { why }, None),
+        Came::Withheld(why) => (CallOutcome::Withheld { why: why.to_owned() }, None),
+        Came::Unanswered(why) => (CallOutcome::Unanswered { why }, None),
         Came::NoTarget(why) => {
             (refused(StatusCode::BAD_REQUEST, "no-target", "There is no such target", &why), None)
         }
@@ -162,9 +163,14 @@ impl Trip<'_> {
                 let address = HeaderValue::try_from(address.unwrap_or_default());
                 request.headers_mut().insert(HOST, address.expect("an address is visible ASCII"));
             }
-            if self.call.doubted && !self.may_happen_again(&way.target) {
-                let why = "an earlier attempt may have happened, and the release that it is for now honours no keys";
-                return Came::InDoubt(why.to_owned());
+            if (self.call.doubted || self.call.early) && !self.may_happen_again(&way.target) {
+                let why = match self.call.early {
+                    true => "it is not on disk yet, and the release that it is for honours no keys",
+                    false => {
+                        "an earlier attempt may have happened, and the release that it is for now honours no keys"
+                    }
+                };
+                return Came::Withheld(why);
             }
             way.target.slot.dispatched();
             self.sent = true;

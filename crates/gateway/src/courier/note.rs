@@ -47,7 +47,7 @@ impl Trip<'_> {
             Came::NotSent(Fault::Overloaded, _) => (0, false, None),
             Came::NotSent(_, _) | Came::Unanswered(_) => (0, true, None),
             // They say nothing of the stamp.
-            Came::NoTarget(_) | Came::InDoubt(_) => return,
+            Came::NoTarget(_) | Came::Withheld(_) => return,
         };
         let latency_us = latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
         self.carrier.record(target, route, class, Outcome { error, latency_us });
@@ -65,7 +65,7 @@ impl Trip<'_> {
             Came::Unanswered(_) if duration >= self.call.timeout => (0, 0, Some(Fault::Timeout.label())),
             Came::Unanswered(_) => (0, 0, Some(Fault::UpstreamCut.label())),
             Came::NoTarget(_) => (400, 0, Some(Fault::Malformed.label())),
-            Came::InDoubt(_) => (0, 0, Some("in_doubt")),
+            Came::Withheld(_) => (0, 0, Some("withheld")),
         };
         Said { status, bytes_out, error, duration }
     }

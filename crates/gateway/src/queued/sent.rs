@@ -154,6 +154,7 @@ mod tests {
             timeout: std::time::Duration::from_secs(1),
             user: None,
             doubted: false,
+            early: false,
             probe,
             saga: false,
             undo: false,

@@ -35,8 +35,15 @@ impl Shared {
         if !view.is_settled() {
             return Ok(Some(Submitted::Repeated(view)));
         }
-        // Credentials that were not good bind nothing: with better ones the same request is worth another try.
-        let refused = |answer: &Answer| matches!(answer.status, 401 | 403);
+        // Credentials that were not good bind nothing: with better ones the same request is worth another try. And 409 may
+        // be about an attempt of before that nothing is known of here, as a call that was made too early to be written
+        // down (decision 22): by now it may be over.
+        let conflict = arrival.may_happen_again() && arrival.request.saga.is_none();
+        let refused = |answer: &Answer| match answer.status {
+            401 | 403 => true,
+            409 => conflict,
+            _ => false,
+        };
         if view.state == JobState::Done && answer.as_ref().is_some_and(refused) {
             return Ok(None);
         }

@@ -3,7 +3,7 @@
 use crate::stage::{Stage, answered, idempotent, keyed, not_sent};
 use model::flow::JsonPath;
 use model::queue::QueuedRoute;
-use queue::{Call, FirstCall, FullWhy, JobState, Submission, Submitted, Waited};
+use queue::{Breaker, Call, CallOutcome, FirstCall, FullWhy, JobState, Submission, Submitted, Waited};
 use std::time::Duration;
 
 const WAIT: Duration = Duration::from_secs(2);
@@ -126,6 +126,8 @@ async fn what_could_not_be_written_may_have_happened_and_leaves_nothing_behind()
         other.await.unwrap().unwrap();
         assert!(matches!(submitted, Submitted::Unwritten(FullWhy::Disk(_))), "{submitted:?}");
         if let Some(call) = under_way {
+            // What it takes up is not given to others before it is over.
+            assert_eq!(stage.queue.status().upstreams[0].in_flight, 1);
             stage.report(&call, answered(201, "made"));
         }
         // From now on the disk is asked first, and the key is free.
@@ -142,6 +144,48 @@ async fn what_could_not_be_written_may_have_happened_and_leaves_nothing_behind()
         );
         assert!(stage.due().await.is_none());
     }
+}
+
+/// The release that serves the user honours no keys: it is sent once it is on disk.
+#[tokio::test]
+async fn what_is_withheld_is_sent_later_and_says_nothing_of_the_service() {
+    let stage = Stage::new();
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        let submitted = stage.submit_with(carried(key), |early| {
+            let call = early.expect("nothing is held against the service");
+            assert!(call.early);
+            stage.report(&call, CallOutcome::Withheld { why: "it honours no keys".into() });
+        });
+        assert!(matches!(submitted.await, Submitted::New(_)));
+    }
+    let upstream = &stage.queue.status().upstreams[0];
+    assert_eq!((upstream.breaker, upstream.in_flight), (Breaker::Closed, 0));
+    let mut sent = 0;
+    stage
+        .play(Duration::from_secs(10), |call| {
+            assert!(!call.early && !call.doubted && call.attempt == 1, "{call:?}");
+            sent += 1;
+            answered(201, "")
+        })
+        .await;
+    assert_eq!((sent, stage.counters().attempts), (6, 6));
+}
+
+/// A first call that was made too early to be written down may be under way when its client repeats it.
+#[tokio::test]
+async fn a_conflict_is_not_the_last_word_on_a_key() {
+    let stage = Stage::new();
+    let submitted = stage.submit_with(carried("a"), |early| {
+        stage.report(&early.expect("it is made at once"), answered(409, "another one is under way"));
+    });
+    let submitted = submitted.await;
+    is_done(&stage, submitted, 409).await;
+    let submitted = stage.submit_with(carried("a"), |early| {
+        stage.report(&early.expect("it is made at once"), answered(201, "made"));
+    });
+    let submitted = submitted.await;
+    is_done(&stage, submitted, 201).await;
+    assert!(matches!(stage.submit(carried("a")).await, Submitted::Replay(..)));
 }
 
 #[tokio::test]

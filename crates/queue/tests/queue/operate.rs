@@ -189,6 +189,11 @@ async fn exported_jobs_are_imported_once() {
     let imported = stage.queue.import(lines.clone(), 0).await.unwrap();
     assert_eq!((imported.accepted, imported.known), (0, 3), "once");
     stage.queue.drop_jobs(Selection::Jobs(vec![JobId(1)]), 0).await.unwrap();
+    // What its client was told never happens stays away.
+    let cancelled = stage.enqueue(keyed(idempotent(), "cancelled", "c")).await;
+    let (line, _) = stage.queue.export(Filter::default(), JobId(cancelled.id.0 - 1), 1).await.unwrap();
+    assert_eq!(stage.queue.cancel(cancelled).await, Cancelled::Yes);
+    assert_eq!(stage.queue.import(line, 0).await.unwrap().known, 1);
     for expected in [(1, 2), (0, 3)] {
         let imported = stage.queue.import(lines.clone(), 0).await.unwrap();
         assert_eq!((imported.accepted, imported.known), expected, "one with a key of its client's too");

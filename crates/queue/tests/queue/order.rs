@@ -3,7 +3,7 @@
 use crate::stage::{PATIENCE, START, Stage, answered, broken, busy, idempotent, request};
 use model::flow::JsonPath;
 use model::queue::{QueueLimits, QueuedRoute};
-use queue::{Call, JobState, Submission, Submitted};
+use queue::{Call, JobState, Resolution, Submission, Submitted};
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -226,6 +226,24 @@ async fn what_has_become_due_keeps_its_place_over_a_restart() {
         })
         .await;
     assert_eq!(ids, [3, 2, 4, 1]);
+}
+
+#[tokio::test]
+async fn what_an_operator_has_resolved_keeps_its_place_over_a_restart() {
+    let stage = Stage::new();
+    let first = stage.enqueue(of("ann", QueuedRoute::default(), 0)).await;
+    let call = stage.call().await;
+    stage.report(&call, broken());
+    assert_eq!(stage.state(first).await, JobState::Unknown);
+    stage.clock.advance(Duration::from_secs(10));
+    stage.enqueue(of("ann", QueuedRoute::default(), 1)).await;
+    stage.queue.pause(None, 0).await.unwrap();
+    stage.clock.advance(Duration::from_secs(10));
+    stage.queue.resolve(first.id, Resolution::NotDelivered, 0).await.unwrap();
+    stage.clock.advance(Duration::from_secs(10));
+    let stage = stage.kill();
+    stage.queue.resume(None, 0).await.unwrap();
+    assert_eq!(stage.call().await.job, first.id);
 }
 
 #[tokio::test]
