@@ -1,13 +1,17 @@
 //! The time of a queue, which a test can move by hand.
 
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 /// A moment of a queue's own time, in milliseconds since it was opened. It never goes back: whatever waits in
 /// memory waits by it, and only what is written down is told by the clock on the wall.
 pub type Moment = u64;
+
+/// How long is slept at once: timers do not count while the machine is suspended, and it is looked again after that.
+const SLEEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where a queue has its time from. Clones are the same clock.
 #[derive(Debug, Clone)]
@@ -15,7 +19,10 @@ pub struct Clock(Source);
 
 #[derive(Debug, Clone)]
 enum Source {
-    System { start: Instant },
+    /// Since when the machine runs, suspended or not.
+    System {
+        start: Duration,
+    },
     Manual(Arc<Manual>),
 }
 
@@ -29,7 +36,7 @@ struct Manual {
 impl Clock {
     /// The machine's clocks.
     pub fn system() -> Self {
-        Self(Source::System { start: Instant::now() })
+        Self(Source::System { start: since_boot() })
     }
 
     /// A clock that stands still until it is moved, for tests. On the wall it is `wall_ms`, in Unix milliseconds.
@@ -59,7 +66,7 @@ impl Clock {
     /// Now, for what waits in memory.
     pub fn now(&self) -> Moment {
         match &self.0 {
-            Source::System { start } => whole_ms(start.elapsed()),
+            Source::System { start } => whole_ms(since_boot().saturating_sub(*start)),
             Source::Manual(manual) => manual.moment.load(Ordering::SeqCst),
         }
     }
@@ -79,7 +86,7 @@ impl Clock {
         match &self.0 {
             Source::System { .. } => {
                 while let Some(left) = until.checked_sub(self.now()).filter(|left| *left > 0) {
-                    tokio::time::sleep(Duration::from_millis(left)).await;
+                    tokio::time::sleep(Duration::from_millis(left).min(SLEEP_LIMIT)).await;
                 }
             }
             Source::Manual(manual) => loop {
@@ -91,6 +98,13 @@ impl Clock {
             },
         }
     }
+}
+
+/// How long the machine runs. While it is suspended a job becomes due, and its answer older: `Instant` would not know.
+fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    // Neither is negative for this clock.
+    Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec as u32)
 }
 
 /// `time` in milliseconds, cut; more than fits is the most that fits.

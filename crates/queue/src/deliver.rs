@@ -7,7 +7,7 @@ use crate::codec::{CodecError, StoredRequest, StoredStep};
 use crate::job::{Fields, JobId, JobState};
 use crate::pace::{Begun, Permission, pause};
 use crate::saga::Place;
-use crate::shared::{After, Settled, Shared, State, job_id, later, span_ms};
+use crate::shared::{After, Settled, Shared, State, job_id, later};
 use bytes::Bytes;
 use model::flow::Method;
 use std::sync::Arc;
@@ -16,9 +16,6 @@ use store::journal::{AttemptRecord, Change, ReadError};
 
 /// How long a job is left alone that could not be read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(5);
-
-/// A clock on the wall that shows less, in Unix milliseconds, was not set yet: the first of January 2020.
-const CLOCK_LEAST_MS: i64 = 1_577_836_800_000;
 
 /// A pending job with all that its delivery needs.
 #[derive(Debug)]
@@ -199,7 +196,7 @@ impl Shared {
 
     /// Whether a job may be called for no longer.
     pub(crate) fn is_too_old(&self, job: &Job) -> bool {
-        self.wall_ms().saturating_sub(job.from_ms) > span_ms(job.request.settings.max_age)
+        self.is_over(job.request.settings.max_age, job.from_ms, self.wall_ms())
     }
 
     /// Gives up a job that is too old to begin with.
@@ -313,12 +310,9 @@ impl Shared {
         Ok((row.attempts, self.plausible(first.map_or(request.head.from_ms, |first| first.began_ms))))
     }
 
-    /// A time on the wall from which the age of a job that is due counts, as it can have been: one of before the
-    /// machine's clock was set says nothing, nor does one to come.
+    /// A time on the wall from which the age of a job that is due counts, as it can have been.
     pub(crate) fn plausible(&self, from_ms: i64) -> i64 {
-        let opened_ms = self.opened.0;
-        let unset = from_ms < CLOCK_LEAST_MS && opened_ms >= CLOCK_LEAST_MS;
-        if unset { opened_ms } else { from_ms.min(self.wall_ms()) }
+        self.calendar.plausible(from_ms, self.wall_ms())
     }
 
     /// What is known of the calls of a saga in this run.

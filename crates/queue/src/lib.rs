@@ -38,6 +38,7 @@ mod pace;
 mod saga;
 mod verdict;
 
+mod calendar;
 mod clock;
 mod codec;
 mod draw;

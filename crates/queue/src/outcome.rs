@@ -68,7 +68,7 @@ impl Shared {
     pub(crate) fn has_ended(self: &Arc<Self>, id: CallId, ended: Ended) {
         let Ended { outcome, settings, now } = ended;
         let settings = settings.as_deref();
-        let at_ms = self.wall_at(now);
+        let at_ms = self.calendar.wall_at(now);
         let meaning = meaning(&outcome);
         let mut state = self.lock();
         let Some(mut flight) = state.flights.remove(&id) else {
@@ -176,7 +176,7 @@ impl Shared {
             job.excused = job.excused.saturating_add(1);
         }
         let used_up = job.attempts.saturating_sub(job.excused) >= settings.attempts;
-        let too_old = came.at_ms.saturating_sub(job.from_ms) > span_ms(settings.max_age);
+        let too_old = self.is_over(settings.max_age, job.from_ms, came.at_ms);
         if used_up || too_old {
             return some(settle(job, JobState::Dead, came.at_ms, came.answer().cloned(), Some(ended)));
         }
@@ -286,7 +286,7 @@ impl Shared {
             Said::Not if state.is_denied(job.entry.id(), came.now, flight.longest()) => {
                 let ended = came.record(job.attempts, "probe: it did not happen: ");
                 let used_up = job.attempts.saturating_sub(job.excused) >= settings.attempts;
-                let too_old = came.at_ms.saturating_sub(job.from_ms) > span_ms(settings.max_age);
+                let too_old = self.is_over(settings.max_age, job.from_ms, came.at_ms);
                 if used_up || too_old {
                     return some(settle(job, JobState::Dead, came.at_ms, None, Some(ended)));
                 }
@@ -319,7 +319,7 @@ impl Shared {
         let denials = if said == Said::Not { denials + 1 } else { 0 };
         // Its own pause is short where the service has just said no.
         let pause = state.pause(if said == Said::Not { 1 } else { probes + 1 }).max(PROBE_PAUSE);
-        let too_old = came.at_ms.saturating_sub(job.from_ms) > span_ms(job.request.settings.max_age);
+        let too_old = self.is_over(job.request.settings.max_age, job.from_ms, came.at_ms);
         let at = (!too_old || said == Said::Not).then(|| match said {
             // Before that it would not be believed.
             Said::Not => later(came.now, pause).max(later(since, attempt)),

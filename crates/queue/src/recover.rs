@@ -1,6 +1,7 @@
 //! From what is on disk to a book: what a queue does when it is opened.
 
 use crate::book::{Book, Carried, Entry, InDoubt};
+use crate::calendar::{CLOCK_BACK_LIMIT_MS, Calendar};
 use crate::clock::whole_ms;
 use crate::codec::StoredRequest;
 use crate::job::{JobId, JobState};
@@ -21,14 +22,12 @@ use store::journal::{Change, JobRow, Journal, ReadError, SEVERAL_LIMIT};
 /// What scope stands for everything, where deliveries are paused.
 pub(crate) const EVERYTHING: &str = "*";
 
-/// How far the newest job may be ahead of the clock, in milliseconds, for the clock to be the one that is wrong: set
-/// by hand or by NTP it goes back by less than an hour.
-const CLOCK_BACK_LIMIT_MS: i64 = 3_600_000;
-
 /// What has to wait until the time is known.
 struct Later {
     entry: Entry,
     due_ms: i64,
+    /// How long it is until then by the machine's clock.
+    left_ms: i64,
     created_ms: i64,
     attempts: u32,
 }
@@ -43,6 +42,7 @@ impl Shared {
         let (mut later, mut doubtful) = (Vec::new(), Vec::new());
         let mut scheduled: BTreeMap<(i64, JobId), Entry> = BTreeMap::new();
         let (opened_ms, mut newest_ms) = (clock.wall_ms(), i64::MIN);
+        let calendar = Calendar::new(opened_ms, clock.now(), recovered.clock.clone());
         for row in recovered.jobs {
             let row = row.map_err(|error| unreadable(path, &error))?;
             newest_ms = newest_ms.max(row.created_ms);
@@ -53,12 +53,13 @@ impl Shared {
             while let Some(first) = scheduled.first_entry().filter(|first| first.key().0 < row.created_ms) {
                 book.push(first.remove());
             }
-            if is_between(&row, opened_ms) && was_put_off(&journal, &row) {
+            let left_ms = left_ms(&journal, &row, &calendar, opened_ms);
+            if is_between(&row, left_ms) && was_put_off(&journal, &row) {
                 book.count(row.request_bytes);
                 scheduled.insert((row.due_ms, row.id), entry_of(&mut book, &row));
                 continue;
             }
-            enter(&mut book, row, opened_ms, &mut later, &mut doubtful);
+            enter(&mut book, row, left_ms, &mut later, &mut doubtful);
         }
         scheduled.into_values().for_each(|entry| book.push(entry));
         // A clock that was set back a little must not put off what is due. What is further ahead was written by a
@@ -67,9 +68,10 @@ impl Shared {
         let comparable = ahead <= CLOCK_BACK_LIMIT_MS;
         let wall_ms = if comparable { opened_ms.max(newest_ms) } else { opened_ms };
         let now = clock.now();
+        let calendar = Calendar::new(wall_ms, now, recovered.clock);
         let longest = span_ms(limits.longest_pause.max(RETRY_AFTER_LIMIT));
-        for Later { entry, due_ms, created_ms, attempts } in later {
-            let left = due_ms.saturating_sub(wall_ms).max(0);
+        for Later { entry, due_ms, left_ms, created_ms, attempts } in later {
+            let left = left_ms.saturating_sub(wall_ms.saturating_sub(opened_ms)).max(0);
             // Nothing that was attempted pauses for longer than that, and nothing waits for longer than it was to.
             let most = match attempts {
                 0 => due_ms.saturating_sub(created_ms).max(0),
@@ -116,7 +118,7 @@ impl Shared {
             tended: crate::tend::Tended::default(),
             resting: false,
         };
-        let shared = Arc::new(Self::new(journal, clock, wall_ms, state));
+        let shared = Arc::new(Self::new(journal, clock, calendar, state));
         shared.doubt_all(doubtful);
         Ok(shared)
     }
@@ -136,7 +138,7 @@ impl Shared {
             let since = row.outcome_ms.filter(|_| row.state == JobState::Unknown).unwrap_or(wall_ms);
             // One that is over holds up nobody again.
             let hold = row.order.and_then(|_| {
-                let passed = Duration::from_millis(wall_ms.saturating_sub(since).max(0).unsigned_abs());
+                let passed = Duration::from_millis(self.calendar.passed(since, wall_ms).unsigned_abs());
                 let left = self.unknown_hold(&row).checked_sub(passed).filter(|left| !left.is_zero())?;
                 Some(now.saturating_add(whole_ms(left)))
             });
@@ -168,9 +170,20 @@ impl Shared {
 }
 
 /// Whether a job that was never attempted became due after it had come, and before now.
-fn is_between(row: &JobRow, wall_ms: i64) -> bool {
+fn is_between(row: &JobRow, left_ms: i64) -> bool {
     let untouched = row.state == JobState::Waiting && row.attempts == 0;
-    untouched && row.created_ms < row.due_ms && row.due_ms <= wall_ms
+    untouched && row.created_ms < row.due_ms && left_ms <= 0
+}
+
+/// How long it is until a job is due.
+fn left_ms(journal: &Journal, row: &JobRow, calendar: &Calendar, wall_ms: i64) -> i64 {
+    let plain = row.due_ms.saturating_sub(wall_ms);
+    let passed = calendar.passed(row.created_ms, wall_ms);
+    let left = row.due_ms.saturating_sub(row.created_ms.saturating_add(passed));
+    // By the time that has passed it is counted only for what its client has put off: when an operator released it, or
+    // its pause began, is not on disk, so the clock may have been set before.
+    let may_be = row.attempts == 0 && row.created_ms < row.due_ms && left != plain;
+    if may_be && was_put_off(journal, row) { left } else { plain }
 }
 
 /// Whether its client has put it off: what an operator has released has the place that it had.
@@ -181,16 +194,16 @@ fn was_put_off(journal: &Journal, row: &JobRow) -> bool {
 }
 
 /// Puts a pending job where it belongs, as far as that is known before the time is.
-fn enter(book: &mut Book, row: JobRow, wall_ms: i64, later: &mut Vec<Later>, doubtful: &mut Vec<JobRow>) {
+fn enter(book: &mut Book, row: JobRow, left_ms: i64, later: &mut Vec<Later>, doubtful: &mut Vec<JobRow>) {
     if !row.state.is_pending() {
         return;
     }
     let entry = entry_of(book, &row);
     book.count(row.request_bytes);
     match row.state {
-        JobState::Waiting if row.due_ms > wall_ms => {
+        JobState::Waiting if left_ms > 0 => {
             let (due_ms, created_ms, attempts) = (row.due_ms, row.created_ms, row.attempts);
-            later.push(Later { entry, due_ms, created_ms, attempts });
+            later.push(Later { entry, due_ms, left_ms, created_ms, attempts });
         }
         JobState::Dispatching if !row.idempotent => doubtful.push(row),
         JobState::Unknown => doubtful.push(row),

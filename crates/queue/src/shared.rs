@@ -2,6 +2,7 @@
 
 use crate::accept::Heard;
 use crate::book::{Book, Carried, Entry, InDoubt};
+use crate::calendar::Calendar;
 use crate::call::{Call, CallId};
 use crate::clock::{Clock, Moment, whole_ms};
 use crate::codec::StoredRequest;
@@ -37,8 +38,7 @@ pub(crate) const REWRITE_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Shared {
     pub(crate) journal: Journal,
     pub(crate) clock: Clock,
-    /// The time on the wall when the queue was opened, and when that was.
-    pub(crate) opened: (i64, Moment),
+    pub(crate) calendar: Calendar,
     pub(crate) paths: Paths,
     /// Wakes the courier.
     pub(crate) wake: Notify,
@@ -244,13 +244,23 @@ impl Settled {
 }
 
 impl Shared {
-    pub(crate) fn new(journal: Journal, clock: Clock, wall_ms: i64, state: State) -> Self {
-        let opened = (wall_ms, clock.now());
+    pub(crate) fn new(journal: Journal, clock: Clock, calendar: Calendar, state: State) -> Self {
         let (paths, wake) = (Paths::default(), Notify::new());
         let (pausing, encoded) = (tokio::sync::Mutex::default(), Mutex::default());
         let (answered_directly, answered_202) = Default::default();
         let state = Mutex::new(state);
-        Self { journal, clock, opened, paths, wake, pausing, answered_directly, answered_202, encoded, state }
+        Self {
+            journal,
+            clock,
+            calendar,
+            paths,
+            wake,
+            pausing,
+            answered_directly,
+            answered_202,
+            encoded,
+            state,
+        }
     }
 
     /// What has happened so far.
@@ -268,14 +278,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The time on the wall, as it goes on from when the queue was opened: it does not jump when the clock is set.
+    /// The time on the wall.
     pub(crate) fn wall_ms(&self) -> i64 {
-        self.wall_at(self.clock.now())
+        self.calendar.wall_at(self.clock.now())
     }
 
-    /// The time on the wall at a moment.
-    pub(crate) fn wall_at(&self, moment: Moment) -> i64 {
-        self.opened.0.saturating_add(moment as i64).saturating_sub(self.opened.1 as i64)
+    /// Whether more than `most` has passed since `from_ms` at `at_ms`, both on the wall.
+    pub(crate) fn is_over(&self, most: Duration, from_ms: i64, at_ms: i64) -> bool {
+        self.calendar.passed(from_ms, at_ms) > span_ms(most)
     }
 
     /// Settings and saga of a job as they are written down.
@@ -439,6 +449,7 @@ fn about(change: &Change) -> (u64, &'static str) {
         Change::Paused(_) => (0, "paused"),
         Change::Resumed(_) => (0, "resumed"),
         Change::Operation(_) => (0, "operation"),
+        Change::Clock(_) => (0, "clock"),
     }
 }
 

@@ -156,8 +156,7 @@ impl Shared {
         if came.meaning == Meaning::Doubt {
             (head.doubt, head.doubt_ms) = (true, came.at_ms);
         }
-        let too_old =
-            !place.undo && came.at_ms.saturating_sub(job.from_ms) > span_ms(job.request.settings.max_age);
+        let too_old = !place.undo && self.is_over(job.request.settings.max_age, job.from_ms, came.at_ms);
         let used_up = head.attempts.saturating_sub(head.excused) >= step.attempts;
         let verdict =
             judge_step(came, place, step, past_pivot, &head, (used_up || too_old, too_old, expired));

@@ -10,7 +10,7 @@ use crate::shared::{REWRITE_PAUSE, Shared, job_id, later, span_ms};
 use std::sync::Arc;
 use std::time::Duration;
 use store::commit::WriteError;
-use store::journal::{AttemptRecord, Filter, JobRow, Retention};
+use store::journal::{AttemptRecord, Change, Filter, JobRow, Retention};
 
 /// Jobs that are forgotten in one transaction, so that none of those that wait for it waits for long.
 const FORGET_JOBS: u32 = 500;
@@ -46,6 +46,7 @@ struct Sweep {
 impl Shared {
     /// Does a little of everything that is due. Reads from disk.
     pub(crate) fn tend(self: &Arc<Self>) {
+        self.follow_clock();
         self.rewrite();
         if self.trouble().is_some() {
             return;
@@ -54,6 +55,23 @@ impl Shared {
         self.sweep();
         self.give_up_old();
         self.note_oldest();
+    }
+
+    /// Goes with the clock on the wall where that was set.
+    fn follow_clock(&self) {
+        let Some((by_ms, steps)) = self.calendar.follow(self.clock.now(), self.clock.wall_ms()) else {
+            return;
+        };
+        let by_s = by_ms / 1_000;
+        tracing::warn!(
+            by_s,
+            "the clock was set; what is due and how old anything is goes by the time that passed"
+        );
+        self.journal.update(Change::Clock(steps), move |written| {
+            if let Err(error) = written {
+                tracing::warn!(%error, by_s, "that the clock was set is not on disk, and not known after a restart");
+            }
+        });
     }
 
     /// Writes again what could not be written.
@@ -87,10 +105,10 @@ impl Shared {
         }
         state.tended.forgetting = true;
         let retention = Retention {
-            finished_before_ms: wall_ms.saturating_sub(span_ms(state.limits.retention)),
+            finished_before_ms: self.calendar.before(wall_ms, span_ms(state.limits.retention)),
             // These are counted: their turn is when nothing else is old.
             held_before_ms: None,
-            operations_before_ms: Some(wall_ms.saturating_sub(span_ms(OPERATIONS_KEPT))),
+            operations_before_ms: Some(self.calendar.before(wall_ms, span_ms(OPERATIONS_KEPT))),
             limit: FORGET_JOBS,
         };
         drop(state);
@@ -117,7 +135,7 @@ impl Shared {
         let kept = self.lock().limits.retention.max(HELD_KEPT);
         let retention = Retention {
             finished_before_ms: i64::MIN,
-            held_before_ms: Some(self.wall_ms().saturating_sub(span_ms(kept))),
+            held_before_ms: Some(self.calendar.before(self.wall_ms(), span_ms(kept))),
             operations_before_ms: None,
             limit: FORGET_JOBS,
         };
@@ -157,7 +175,7 @@ impl Shared {
         let mut state = self.lock();
         let retention = span_ms(state.limits.retention);
         let sweep = state.tended.sweep.take().or_else(|| {
-            let before = wall_ms.saturating_sub(retention);
+            let before = self.calendar.before(wall_ms, retention);
             let stretch = state.keys.to_sweep(before, wall_ms.saturating_sub(retention / 8))?;
             Some(Sweep { stretch, after: JobId(stretch.first.0.saturating_sub(1)), left: Vec::new() })
         });

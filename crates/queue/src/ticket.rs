@@ -220,7 +220,7 @@ impl Shared {
         }
         // By an earlier process: what can be sent again is sent without a word on disk.
         let found = row.id.0 < self.lock().found_below;
-        if found && row.idempotent && row.due_ms <= self.opened.0 {
+        if found && row.idempotent && row.due_ms <= self.calendar.opened_ms() {
             return Ok(true);
         }
         // Before an operator released it: its attempts are counted anew since then.

@@ -2,7 +2,7 @@
 //!
 //! | table | holds | written |
 //! | --- | --- | --- |
-//! | `meta` | the owner's epoch, the highest number that was forgotten | once by every owner; when jobs are forgotten |
+//! | `meta` | the owner's epoch, the highest number that was forgotten, how the clock was set | once by every owner; when jobs are forgotten; when the clock is set |
 //! | `job` | a narrow row for each job | when it is accepted and whenever it moves on |
 //! | `request` | the encoded request | when it is accepted |
 //! | `response` | the encoded answer | with the outcome |
@@ -39,8 +39,8 @@ pub use readers::READERS_KEPT;
 pub use repair::{ASIDE_LIMIT, NAMED_LIMIT, Named, RepairError, RepairReport, repair};
 pub use reserve::SAMPLE_AGE;
 pub use row::{
-    AttemptRecord, Change, Filter, Forgotten, Identity, JobId, JobRow, JobState, NewJob, Operation, Pause,
-    Retention, Size, StepRecord,
+    AttemptRecord, Change, ClockStep, Filter, Forgotten, Identity, JobId, JobRow, JobState, NewJob,
+    Operation, Pause, Retention, Size, StepRecord,
 };
 pub use schema::SCHEMA_VERSION;
 
@@ -71,6 +71,8 @@ pub const ACCEPT_QUEUE_LIMIT: usize = 8_192;
 pub const ACCEPT_BYTES_LIMIT: usize = 64 * 1024 * 1024;
 /// The most rows that one call of [`Journal::list`] or [`Journal::operations`] returns.
 pub const LIST_LIMIT: u32 = 10_000;
+/// The most steps of the clock that are kept ([`Change::Clock`]).
+pub const CLOCK_STEPS_LIMIT: usize = 16;
 /// The command that calls [`repair()`].
 pub const REPAIR_HINT: &str = "mainstay queue repair ENV";
 /// How many rows a [`Scan`] reads at once.
@@ -118,6 +120,8 @@ pub struct Recovered {
     pub epoch: u64,
     /// What is paused.
     pub paused: Vec<Pause>,
+    /// How the clock was set while former owners had the file open, in the order of the times to which it was.
+    pub clock: Vec<ClockStep>,
     /// Every job that is pending or has a key, in the order of their numbers.
     pub jobs: Scan,
 }
@@ -224,6 +228,7 @@ impl Journal {
         }
         let next = next(&connection).map_err(failed)?;
         let paused = read::paused(&connection).map_err(failed)?;
+        let clock = read::clock(&connection).map_err(failed)?;
 
         let trouble = Trouble::default();
         settings.guard = Some(Box::new(move |c| match read::number(c, schema::EPOCH)? {
@@ -242,7 +247,7 @@ impl Journal {
             ended: false,
         };
         let inner = Arc::new(Inner { path: path.to_owned(), writer, readers, reserve });
-        Ok((Self { inner }, Recovered { next, epoch: epoch.cast_unsigned(), paused, jobs }))
+        Ok((Self { inner }, Recovered { next, epoch: epoch.cast_unsigned(), paused, clock, jobs }))
     }
 
     /// Transaction 1: the job and its request. `done` is called on the writer's thread once both are on disk, or

@@ -74,6 +74,83 @@ async fn a_clock_that_is_set_changes_nothing_that_is_due() {
     assert_eq!(stage.state(name).await, JobState::Done);
 }
 
+/// Half a day by the time that passes, in which the clock on the wall is set forward by ten days.
+async fn half_a_day_with_a_step(stage: &Stage) {
+    const STEP: i64 = 10 * 86_400_000;
+    stage.clock.advance(Duration::from_secs(6 * 3_600));
+    stage.clock.set_wall(START + 6 * 3_600_000 + STEP);
+    stage.queue.tend();
+    stage.settled().await;
+    stage.clock.advance(Duration::from_secs(6 * 3_600));
+    stage.queue.tend();
+    for _ in 0..20 {
+        stage.settled().await;
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_makes_nothing_old_not_even_after_a_restart() {
+    let stage = Stage::new();
+    let done = stage.enqueue(request(idempotent(), "1")).await;
+    let call = stage.call().await;
+    stage.report(&call, answered(201, "kept"));
+    let day = Some(Duration::from_secs(86_400));
+    let later = Submission { deliver_after: day, ..request(idempotent(), "2") };
+    let later = stage.enqueue(later).await;
+    stage.queue.pause(None, 0).await.unwrap();
+    let patient = QueuedRoute { max_age: Duration::from_secs(86_400), ..idempotent() };
+    let waits = stage.enqueue(request(patient, "3")).await;
+    half_a_day_with_a_step(&stage).await;
+    // What comes now has the time that the machine says.
+    let new = stage.enqueue(request(idempotent(), "4")).await;
+    let created_ms = stage.view(new).await.created_ms;
+    assert_eq!(created_ms, START + 10 * 86_400_000 + 12 * 3_600_000);
+    assert_eq!(stage.answer(done).await.unwrap().0, 201);
+    assert_eq!(stage.queue.status().oldest_ms, 12 * 3_600_000);
+    let stage = stage.kill();
+    stage.queue.tend();
+    for _ in 0..20 {
+        stage.settled().await;
+    }
+    assert_eq!(stage.answer(done).await.unwrap().0, 201);
+    assert_eq!((stage.state(later).await, stage.state(waits).await), (JobState::Waiting, JobState::Waiting));
+    assert_eq!(stage.queue.status().oldest_ms, 12 * 3_600_000);
+    stage.queue.resume(None, 0).await.unwrap();
+    for name in [waits, new] {
+        let call = stage.due().await.expect("it is not too old");
+        stage.report(&call, answered(201, ""));
+        assert_eq!(stage.state(name).await, JobState::Done);
+    }
+    assert!(stage.due().await.is_none(), "the one for later is not due");
+    // Half a day later the first answer's day is over, and the other job is due.
+    stage.clock.advance(Duration::from_secs(12 * 3_600 + 61));
+    stage.queue.tend();
+    for _ in 0..20 {
+        stage.settled().await;
+    }
+    assert_eq!(stage.queue.job(done).await.unwrap(), None);
+    let call = stage.due().await.expect("a day has passed");
+    stage.report(&call, answered(201, ""));
+    assert_eq!(stage.state(later).await, JobState::Done);
+}
+
+#[tokio::test]
+async fn what_an_operator_has_released_is_sent_after_a_restart_whatever_the_clock_did() {
+    let stage = Stage::new();
+    let name = stage.enqueue(request(idempotent(), "1")).await;
+    let call = stage.call().await;
+    stage.report(&call, answered(422, ""));
+    stage.settled().await;
+    half_a_day_with_a_step(&stage).await;
+    stage.queue.pause(None, 0).await.unwrap();
+    assert_eq!(stage.queue.retry(queue::Selection::Jobs(vec![name.id]), 0).await.unwrap(), 1);
+    let stage = stage.kill();
+    stage.queue.resume(None, 0).await.unwrap();
+    let call = stage.due().await.expect("it is due since it was released");
+    stage.report(&call, answered(201, ""));
+    assert_eq!(stage.state(name).await, JobState::Done);
+}
+
 #[tokio::test]
 async fn dead_letters_are_kept_for_a_month() {
     let stage = Stage::new();

@@ -2,8 +2,9 @@
 
 use super::card::{Bound, Card};
 use super::row::{
-    AttemptRecord, Filter, Identity, JobId, JobRow, JobState, Operation, Pause, Size, StepRecord,
+    AttemptRecord, ClockStep, Filter, Identity, JobId, JobRow, JobState, Operation, Pause, Size, StepRecord,
 };
+use super::schema;
 use super::sum::{self, Moving, Sum, What};
 use crate::commit::WriteError;
 use bytes::Bytes;
@@ -373,6 +374,21 @@ pub(super) fn size(c: &Connection, log: u64) -> Result<Size, Fault> {
     let pragma = |name| c.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
     let page = pragma("page_size")?;
     Ok(Size { file: pragma("page_count")? * page, free: pragma("freelist_count")? * page, log })
+}
+
+/// How the clock was set, in the order of the times to which it was.
+pub(super) fn clock(c: &Connection) -> Result<Vec<ClockStep>, Fault> {
+    let mut query = c.prepare_cached("SELECT key FROM meta")?;
+    let mut keys = query.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = keys.next()? {
+        let key: String = column(row, 0)?;
+        if let Some(to_ms) = schema::clock_of(&key) {
+            found.push(ClockStep { to_ms, by_ms: number(c, &key)? });
+        }
+    }
+    found.sort_unstable_by_key(|step| step.to_ms);
+    Ok(found)
 }
 
 /// A number of the table `meta`.

@@ -228,6 +228,15 @@ pub struct Pause {
     pub since_ms: i64,
 }
 
+/// That the clock on the wall was set while the journal was open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockStep {
+    /// To when, Unix milliseconds: what has a later time was written after.
+    pub to_ms: i64,
+    /// By how much, in milliseconds: what has an earlier time is younger by this than it looks.
+    pub by_ms: i64,
+}
+
 /// What changes. Each is one transaction, or part of one.
 ///
 /// A job that is not there, or that is done, cancelled or dropped already, refuses its change
@@ -295,6 +304,9 @@ pub enum Change {
     Resumed(String),
     /// An entry of the audit log, next to what it tells of.
     Operation(Operation),
+    /// These take the place of all that was known of how the clock was set; at most
+    /// [`CLOCK_STEPS_LIMIT`](super::CLOCK_STEPS_LIMIT), more are refused.
+    Clock(Vec<ClockStep>),
     /// All of these or none, at most [`SEVERAL_LIMIT`](super::SEVERAL_LIMIT); more are refused. May not be nested.
     Several(Vec<Change>),
 }

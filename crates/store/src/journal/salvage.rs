@@ -237,6 +237,10 @@ impl Salvage<'_> {
                 params![pause.scope, pause.since_ms],
             )?;
         }
+        // Without knowing how the clock was set, what is kept looks as old as its times say.
+        for step in read::clock(self.from).unwrap_or_default() {
+            schema::set_number(&self.to, &schema::clock_key(step.to_ms), step.by_ms)?;
+        }
         let last =
             self.from.query_row("SELECT max(id) FROM operation", [], |row| row.get::<_, Option<i64>>(0));
         let last = last.unwrap_or(Some(highest)).unwrap_or(0);

@@ -104,6 +104,25 @@ pub(super) const EPOCH: &str = "epoch";
 /// The highest number of a job that was forgotten, or that is passed over.
 pub(super) const FORGOTTEN: &str = "forgotten";
 
+/// How keys of [`ClockStep`](super::ClockStep)s begin: the time to which the clock was set follows.
+const CLOCK: &str = "clock ";
+
+/// The key of a step of the clock to `to_ms`. It is in the key, so that one number is enough.
+pub(super) fn clock_key(to_ms: i64) -> String {
+    format!("{CLOCK}{to_ms}")
+}
+
+/// The time to which the clock was set, if this is the key of such a step.
+pub(super) fn clock_of(key: &str) -> Option<i64> {
+    key.strip_prefix(CLOCK)?.parse().ok()
+}
+
+/// Forgets how the clock was set.
+pub(super) fn forget_clock(c: &Connection) -> rusqlite::Result<()> {
+    c.prepare_cached("DELETE FROM meta WHERE substr(key, 1, length(?1)) = ?1")?.execute([CLOCK])?;
+    Ok(())
+}
+
 /// Writes a number of the table `meta`.
 pub(super) fn set_number(c: &Connection, key: &str, value: i64) -> rusqlite::Result<()> {
     c.prepare_cached("INSERT OR REPLACE INTO meta (key, value, sum) VALUES (?1, ?2, ?3)")?

@@ -4,9 +4,9 @@
 
 use super::card::{Bound, CARD_BYTES, Card};
 use super::reserve::Reserve;
-use super::row::{AttemptRecord, Change, JobId, JobState, NewJob, Operation, Pause, StepRecord};
+use super::row::{AttemptRecord, Change, ClockStep, JobId, JobState, NewJob, Operation, Pause, StepRecord};
 use super::sum::{self, Moving, Sum, What};
-use super::{ATTEMPT_TEXT_LIMIT, SEVERAL_LIMIT, read, schema};
+use super::{ATTEMPT_TEXT_LIMIT, CLOCK_STEPS_LIMIT, SEVERAL_LIMIT, read, schema};
 use crate::commit::WriteError;
 use bytes::Bytes;
 use rusqlite::{Transaction, params};
@@ -73,7 +73,8 @@ impl Ready {
             | Change::Step { .. }
             | Change::Paused(_)
             | Change::Resumed(_)
-            | Change::Operation(_) => Ok(Self::Plain(change)),
+            | Change::Operation(_)
+            | Change::Clock(_) => Ok(Self::Plain(change)),
         }
     }
 
@@ -110,7 +111,8 @@ fn carried(change: &Change) -> usize {
         | Change::Released { .. }
         | Change::Paused(_)
         | Change::Resumed(_)
-        | Change::Operation(_) => 0,
+        | Change::Operation(_)
+        | Change::Clock(_) => 0,
         Change::Several(changes) => changes.iter().map(carried).sum(),
     }
 }
@@ -199,6 +201,7 @@ fn apply(t: &Transaction<'_>, change: Change, sum: Sum) -> Result<(), WriteError
             Ok(())
         }
         Change::Operation(operation) => add_operation(t, &operation),
+        Change::Clock(steps) => set_clock(t, &steps),
         Change::Accept(_) | Change::Several(_) => Err(refused("a change that was not made ready".into())),
     }
 }
@@ -307,6 +310,17 @@ fn add_operation(t: &Transaction<'_>, operation: &Operation) -> Result<(), Write
     let Operation { at_ms, verb, what, count, by_uid } = operation;
     t.prepare_cached("INSERT INTO operation (at_ms, verb, what, count, by_uid) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![at_ms, verb, what, count, by_uid])?;
+    Ok(())
+}
+
+fn set_clock(t: &Transaction<'_>, steps: &[ClockStep]) -> Result<(), WriteError> {
+    if steps.len() > CLOCK_STEPS_LIMIT {
+        return Err(refused(format!("{} steps of the clock, at most {CLOCK_STEPS_LIMIT}", steps.len())));
+    }
+    schema::forget_clock(t)?;
+    for step in steps {
+        schema::set_number(t, &schema::clock_key(step.to_ms), step.by_ms)?;
+    }
     Ok(())
 }
 
