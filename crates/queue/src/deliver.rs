@@ -306,8 +306,9 @@ impl Shared {
             return Ok((0, self.plausible(row.due_ms.max(request.head.from_ms))));
         }
         let attempts = self.journal.attempts(id)?;
-        let first = attempts.iter().rev().find(|attempt| attempt.number == 1);
-        Ok((row.attempts, self.plausible(first.map_or(request.head.from_ms, |first| first.began_ms))))
+        let released = attempts.iter().rev().find(|attempt| attempt.number == 0);
+        let from_ms = released.map_or(request.head.from_ms, |at| at.ended_ms.max(request.head.from_ms));
+        Ok((row.attempts, self.plausible(from_ms)))
     }
 
     /// A time on the wall from which the age of a job that is due counts, as it can have been.

@@ -190,17 +190,17 @@ impl Shared {
     fn deed(&self, id: JobId, deed: &Deed) -> Result<Option<Done>, OperationError> {
         let Some(row) = self.journal.job(id)?.filter(|row| deed.fits(row.state)) else { return Ok(None) };
         let now_ms = self.wall_ms();
-        let released = Change::Released { id, due_ms: now_ms };
+        let released = |how| Change::Released { id, due_ms: now_ms, at_ms: now_ms, how };
         let done = match deed {
             Deed::Retry | Deed::Edit(_) if self.journal.request(id)?.is_none() => return Ok(None),
             Deed::Retry => {
                 let (changes, bytes) = self.afresh(&row, None)?;
-                let changes = changes.into_iter().chain([released]).collect();
+                let changes = changes.into_iter().chain([released("retried by an operator")]).collect();
                 Done { row, changes, becomes: JobState::Waiting, bytes }
             }
             Deed::Edit(edit) => {
                 let (changes, bytes) = self.afresh(&row, Some(edit))?;
-                let changes = changes.into_iter().chain([released]).collect();
+                let changes = changes.into_iter().chain([released("edited by an operator")]).collect();
                 Done { row, changes, becomes: JobState::Waiting, bytes }
             }
             Deed::Drop => {
@@ -273,7 +273,11 @@ impl Shared {
     /// An operator knows what became of a job, or of the step of its saga that is in doubt.
     fn resolved(&self, row: JobRow, resolution: Resolution, now_ms: i64) -> Result<Done, OperationError> {
         let id = row.id;
-        let released = Change::Released { id, due_ms: now_ms };
+        let how = match resolution {
+            Resolution::Delivered => "resolved by an operator: delivered",
+            Resolution::NotDelivered => "resolved by an operator: not delivered",
+        };
+        let released = Change::Released { id, due_ms: now_ms, at_ms: now_ms, how };
         let steps = self.journal.steps(id)?;
         let request = if steps.is_empty() { None } else { Some(self.stored(id)?) };
         let saga =

@@ -191,6 +191,11 @@ impl Shared {
         for (job, arrival) in &new {
             changes.push(Change::Accept(Box::new(job.clone())));
             changes.extend(arrival.steps.iter().cloned().map(|step| Change::Step { id: job.id, step }));
+            if job.state == JobState::Waiting {
+                // Its age begins anew: what was kept in a file for long is not dead for that.
+                let (id, due_ms, at_ms) = (job.id, job.due_ms, self.wall_ms());
+                changes.push(Change::Released { id, due_ms, at_ms, how: "imported" });
+            }
         }
         changes.push(Change::Operation(self.operation("import", format!("{count} jobs"), count, by)));
         let written = self.written_blocking(Change::Several(changes));
@@ -297,7 +302,6 @@ impl Shared {
                 return Err(OperationError::Write { cause, done });
             }
             let mut job = arrival.job.clone();
-            // Its age begins anew: what was kept in a file for long is not dead for that.
             job.due_ms = job.due_ms.max(now_ms);
             job.id = JobId(state.next_id);
             job.tag = draw().map_err(|error| OperationError::Malformed(error.to_string()))?;

@@ -1,13 +1,14 @@
 //! Calls that happen all, or are undone.
 
-use crate::stage::{Stage, answered, broken, idempotent, not_sent, request};
+use crate::stage::{Stage, answered, broken, busy, idempotent, not_sent, request};
 use bytes::Bytes;
 use model::flow::{JsonTemplate, Method};
 use model::name::ComponentName;
 use model::queue::{QueueLimits, QueuedRoute, Saga, SagaCall, SagaStep};
 use model::template::Template;
 use queue::{
-    Call, CallOutcome, Cancelled, JobState, Resolution, Selection, Submission, Submitted, Upstream, Waited,
+    Call, CallOutcome, Cancelled, Filter, JobState, Resolution, Selection, Submission, Submitted, Upstream,
+    Waited,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -453,6 +454,46 @@ async fn an_outage_in_the_middle_of_a_saga_undoes_nothing() {
     let upstream = |call: &Call| if call.path_and_query == "/orders" { not_sent() } else { yes(call) };
     stage.play(Duration::from_secs(400), upstream).await;
     assert_eq!(stage.state(name).await, JobState::Rejected);
+}
+
+/// What an operator has sent again is as old as that, also for a process that finds it after it was killed.
+#[tokio::test]
+async fn a_sale_that_is_sent_again_is_young_again() {
+    let settings = QueuedRoute { max_age: Duration::from_secs(300), ..idempotent() };
+    let sale = Submission { settings: settings.into(), ..sale(&checkout()) };
+    let stage = Stage::new();
+    let retried = stage.enqueue(sale.clone()).await;
+    let upstream = |call: &Call| if call.path_and_query == "/orders" { not_sent() } else { yes(call) };
+    stage.play(Duration::from_secs(400), upstream).await;
+    assert_eq!(stage.state(retried).await, JobState::Rejected);
+    stage.queue.pause(None, 0).await.unwrap();
+    stage.enqueue(sale).await;
+    let (lines, _) = stage.queue.export(Filter::default(), retried.id, 100).await.unwrap();
+    stage.clock.advance(Duration::from_secs(400));
+    stage.queue.resume(None, 0).await.unwrap();
+    assert_eq!(stage.queue.retry(Selection::Jobs(vec![retried.id]), 0).await.unwrap(), 1);
+    let elsewhere = Stage::new();
+    elsewhere.clock.advance(Duration::from_secs(3_600));
+    assert_eq!(elsewhere.queue.import(lines, 0).await.unwrap().accepted, 1);
+    for stage in [stage, elsewhere] {
+        let id = stage.ids(&[JobState::Waiting]).await[0];
+        let begun = loop {
+            let call = stage.call().await;
+            if call.job.0 == id {
+                break call;
+            }
+        };
+        assert_eq!(begun.path_and_query, "/charges");
+        stage.settled().await;
+        let stage = stage.kill();
+        let mut failures = 0;
+        let upstream = |call: &Call| {
+            failures += 1;
+            if failures <= 2 { busy(503, 1) } else { yes(call) }
+        };
+        stage.play(Duration::from_secs(60), upstream).await;
+        assert_eq!(stage.ids(&[JobState::Done]).await, [id]);
+    }
 }
 
 /// The calls of another sale are other calls, whoever may have sent the same key.

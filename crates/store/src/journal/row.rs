@@ -179,7 +179,8 @@ pub struct Identity {
 /// How one attempt ended, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptRecord {
-    /// From 1. A job that was released begins again at 1; both are kept.
+    /// From 1. A job that was released begins again at 1; both are kept, and between them one with the number 0, which
+    /// says so.
     pub number: u32,
     /// When it began.
     pub began_ms: i64,
@@ -275,12 +276,16 @@ pub enum Change {
         ended: Option<AttemptRecord>,
     },
     /// A dead, rejected or unknown job, or one that waits, is to be delivered once more: it waits until `due_ms`
-    /// with no attempts, and the answer it had is gone.
+    /// with no attempts, and the answer it had is gone. In its story this is attempt 0.
     Released {
         /// Which job.
         id: JobId,
         /// When it may be delivered.
         due_ms: i64,
+        /// When it was released: those attempts that follow are counted anew, and so is its age.
+        at_ms: i64,
+        /// By what, for people.
+        how: &'static str,
     },
     /// Another request takes the place of the one that was accepted. The key stays with the job.
     Replaced {

@@ -236,7 +236,7 @@ fn version_1(folder: &tempfile::TempDir) -> PathBuf {
         accept(&journal, new_job(id)).unwrap();
     }
     update(&journal, outcome(1, JobState::Done, 5)).unwrap();
-    update(&journal, Change::Released { id: JobId(2), due_ms: 77 }).unwrap();
+    update(&journal, Change::Released { id: JobId(2), due_ms: 77, at_ms: 77, how: "retried" }).unwrap();
     damage::close(&journal, &path);
     let old = Connection::open(&path).unwrap();
     let created = |id| new_job(id).created_ms;
@@ -337,7 +337,7 @@ fn what_is_final_stays_and_other_states_move_on() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, _) = open(&folder);
     let attempt = |id, state| Change::Attempt { id: JobId(id), number: 2, due_ms: 7, state, ended: None };
-    let released = |id| Change::Released { id: JobId(id), due_ms: 9 };
+    let released = |id| Change::Released { id: JobId(id), due_ms: 9, at_ms: 9, how: "retried" };
     let replaced =
         |id| Change::Replaced { id: JobId(id), request: Bytes::from_static(b"new"), fingerprint: [8; 32] };
     let record = Bytes::from_static(b"step");
@@ -450,7 +450,7 @@ fn a_job_keeps_its_history() {
     let retry = Operation { at_ms: 90, verb: "edit".into(), what: "1".into(), count: 1, by_uid: 1_000 };
     let edited = Change::Several(vec![
         Change::Replaced { id, request: request.clone(), fingerprint: [8; 32] },
-        Change::Released { id, due_ms: 91 },
+        Change::Released { id, due_ms: 91, at_ms: 90, how: "edited" },
         Change::Operation(retry.clone()),
     ]);
     update(&journal, edited).unwrap();
@@ -467,7 +467,8 @@ fn a_job_keeps_its_history() {
     assert_eq!(journal.request(id).unwrap(), Some(request));
     assert_eq!(journal.identity(id).unwrap().unwrap().fingerprint, [8; 32]);
     assert_eq!(journal.response(id).unwrap(), None);
-    assert_eq!(journal.attempts(id).unwrap(), [attempt(1), attempt(2)]);
+    let edited = AttemptRecord { number: 0, began_ms: 90, ended_ms: 90, status: None, text: "edited".into() };
+    assert_eq!(journal.attempts(id).unwrap(), [attempt(1), attempt(2), edited]);
     assert_eq!(
         journal.steps(id).unwrap(),
         [step(0, false, "done"), step(1, false, "done"), step(1, true, "undone")]
@@ -886,7 +887,7 @@ fn what_may_wait_is_written_by_itself_and_before_all_but_new_jobs() {
 
     // Refused unless the outcome is there before.
     journal.update_soon(outcome(2, JobState::Dead, 5), tell("outcome"));
-    journal.update(Change::Released { id: JobId(2), due_ms: 6 }, tell("released"));
+    journal.update(Change::Released { id: JobId(2), due_ms: 6, at_ms: 6, how: "retried" }, tell("released"));
     assert_eq!([heard(), heard()], ["outcome", "released"]);
     assert_eq!(journal.job(JobId(2)).unwrap().unwrap().state, JobState::Waiting);
 

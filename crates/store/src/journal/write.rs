@@ -183,11 +183,12 @@ fn apply(t: &Transaction<'_>, change: Change, sum: Sum) -> Result<(), WriteError
             }
             ended.map_or(Ok(()), |ended| add_attempt(t, id, &ended))
         }
-        Change::Released { id, due_ms } => {
+        Change::Released { id, due_ms, at_ms, how } => {
             let state = JobState::Waiting;
             move_on(t, id, Move { state, attempts: 0, changed_ms: due_ms, due_ms: Some(due_ms) }, &MOVABLE)?;
             t.prepare_cached("DELETE FROM response WHERE id = ?1")?.execute([number(id)?])?;
-            Ok(())
+            let (began_ms, ended_ms, text) = (at_ms, at_ms, how.to_owned());
+            add_attempt(t, id, &AttemptRecord { number: 0, began_ms, ended_ms, status: None, text })
         }
         Change::Replaced { id, request, fingerprint } => replace(t, id, &request, fingerprint),
         Change::Step { id, step } => set_step(t, id, &step),
