@@ -441,7 +441,7 @@ impl Shared {
         }
         if let Some(begun) = arrived.begun.take() {
             let request = (&arrived.request, arrived.bytes);
-            let call = state.first_call(arrived.entry, request, begun, self.wall_ms());
+            let call = state.first_call(arrived.entry, request, begun, false, self.wall_ms());
             if arrived.carried {
                 let first = Some(First::Call(FirstCall::new(self.clone(), call)));
                 return Entered { first, is_news: false };

@@ -74,6 +74,8 @@ pub(crate) struct Carried {
     pub(crate) hurries: bool,
     /// Whether an attempt may have happened although it was not answered so.
     pub(crate) doubted: bool,
+    /// Whether its calls are announced on disk although its own settings do not ask for that.
+    pub(crate) announce: bool,
     timer: u64,
     queued: bool,
 }
@@ -462,6 +464,7 @@ impl Carried {
             upstream: None,
             hurries: false,
             doubted: false,
+            announce: false,
             timer: 0,
             queued: false,
         }

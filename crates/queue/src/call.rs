@@ -62,8 +62,8 @@ pub struct Call {
     /// Whether an earlier attempt that is known of may have happened: then it is only for a service that honours its
     /// key.
     pub doubted: bool,
-    /// Whether its job is not on disk yet: then as well.
-    pub early: bool,
+    /// Whether nothing on disk says yet that it may have happened: then as well.
+    pub unannounced: bool,
     /// Whether it only asks what became of an attempt: a GET without effect.
     pub probe: bool,
     /// Whether it is a step of a saga, whose settings are its own.
@@ -89,8 +89,8 @@ pub enum CallOutcome {
         /// Whether whom it was for works, and has as much to do as it may: it is called less, and not given up.
         busy: bool,
     },
-    /// It was not sent, because whom it was for honours no keys, and the job is not on disk yet or an earlier attempt may
-    /// have happened. It says nothing of whom it was for.
+    /// It was not sent, because whom it was for honours no keys, and it is unannounced or an earlier attempt may have
+    /// happened. It says nothing of whom it was for. One that was only unannounced is made again at once, announced.
     Withheld {
         /// Why.
         why: String,

@@ -34,6 +34,8 @@ pub(crate) struct Job {
     pub(crate) from_ms: i64,
     /// Whether an attempt of it may have happened although it was not answered so.
     pub(crate) doubted: bool,
+    /// Whether its calls are announced on disk although its own settings do not ask for that.
+    pub(crate) announce: bool,
     /// What is known of the calls of its saga's present run.
     pub(crate) known: Vec<(Place, StoredStep)>,
 }
@@ -48,6 +50,8 @@ pub(crate) struct Flight {
     pub(crate) place: Option<Place>,
     /// Whether it only asks.
     pub(crate) probe: bool,
+    /// Whether nothing on disk says that it may have happened.
+    pub(crate) unannounced: bool,
     /// When it began, on the wall.
     pub(crate) began_ms: i64,
 }
@@ -62,6 +66,11 @@ impl Flight {
             }
             None => self.job.doubted,
         }
+    }
+
+    /// Whether an earlier attempt that is known of may have happened.
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.is_doubted() && self.job.attempts > 1
     }
 
     /// How long an attempt of what it asks for may take.
@@ -176,7 +185,8 @@ impl Shared {
         }
         let Some((upstream, begun)) = self.begin(&job, &Upstream::Default) else { return Step::Again };
         job.attempts += 1;
-        let idempotent = job.request.settings.idempotent;
+        // Found again as it was, it is sent again: where the service honours keys that needs no word on disk.
+        let unannounced = job.request.settings.idempotent && !job.announce;
         let announced = Change::Attempt {
             id: job_id(&job.entry),
             number: job.attempts,
@@ -186,8 +196,7 @@ impl Shared {
         };
         let message = plain_message(&job.request);
         let call = self.take_off(job, upstream, begun, None, false, message);
-        if idempotent {
-            // Found again as it was, it is sent again: that needs no word on disk.
+        if unannounced {
             return Step::Call(call);
         }
         self.write(announced, After::Go(call));
@@ -244,7 +253,9 @@ impl Shared {
     ) -> Call {
         let began_ms = self.wall_ms();
         let mut state = self.lock();
-        let flight = Flight { job, upstream, begun, place, probe, began_ms };
+        let plain = place.is_none() && !probe;
+        let unannounced = plain && job.request.settings.idempotent && !job.announce;
+        let flight = Flight { job, upstream, begun, place, probe, unannounced, began_ms };
         state.take_off(flight, message)
     }
 
@@ -254,8 +265,12 @@ impl Shared {
         let (hot, known) = {
             let state = self.lock();
             let carried = state.book.carried(entry.id());
-            let carried = carried.map(|c| (c.attempts, c.excused, c.tries, c.from_ms, c.doubted));
-            let doubt = state.book.doubtful(entry.id()).map(|d| (d.attempts, d.excused, 0, d.from_ms, false));
+            let carried =
+                carried.map(|c| (c.attempts, c.excused, c.tries, c.from_ms, (c.doubted, c.announce)));
+            let doubt = state
+                .book
+                .doubtful(entry.id())
+                .map(|d| (d.attempts, d.excused, 0, d.from_ms, (false, false)));
             (state.hot.get(entry.id()), carried.or(doubt))
         };
         let (request, bytes) = match hot {
@@ -268,21 +283,21 @@ impl Shared {
                 (Arc::new(request), bytes)
             }
         };
-        let (attempts, excused, tries, from_ms, doubted) = match known {
-            Some((attempts, excused, tries, Some(from_ms), doubted)) => {
-                (attempts, excused, tries, from_ms, doubted)
+        let (attempts, excused, tries, from_ms, (doubted, announce)) = match known {
+            Some((attempts, excused, tries, Some(from_ms), flags)) => {
+                (attempts, excused, tries, from_ms, flags)
             }
-            None if entry.has(FRESH) => (0, 0, 0, request.head.from_ms, false),
+            None if entry.has(FRESH) => (0, 0, 0, request.head.from_ms, (false, false)),
             Some(_) | None => {
                 let (attempts, from_ms) = self.recorded(entry, &request)?;
                 // Which of its attempts an outage has excused is not on disk: all are, or a restart in a long outage
                 // would kill the backlog. Its age still bounds it. An idempotent one may have been sent unannounced.
-                (attempts, attempts, attempts, from_ms, request.settings.idempotent)
+                (attempts, attempts, attempts, from_ms, (request.settings.idempotent, false))
             }
         };
         let known =
             if request.saga.is_some() { self.known(id, request.head.generation, bytes)? } else { Vec::new() };
-        Ok(Job { entry, bytes, request, attempts, excused, tries, from_ms, doubted, known })
+        Ok(Job { entry, bytes, request, attempts, excused, tries, from_ms, doubted, announce, known })
     }
 
     /// A job that has no request, as a repair may leave it.
@@ -409,8 +424,8 @@ impl State {
             },
             timeout: message.timeout,
             user: job.request.head.user,
-            doubted: flight.is_doubted() && job.attempts > 1,
-            early: false,
+            doubted: flight.is_repeated(),
+            unannounced: flight.unannounced,
             probe: *probe,
             saga: place.is_some(),
             undo: place.is_some_and(|place| place.undo),

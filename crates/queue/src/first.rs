@@ -154,6 +154,7 @@ impl State {
         entry: Entry,
         (request, bytes): (&Arc<StoredRequest>, u64),
         (upstream, begun): (usize, Begun),
+        unannounced: bool,
         began_ms: i64,
     ) -> Call {
         self.hot.keep(entry.id(), request, bytes as usize);
@@ -166,9 +167,10 @@ impl State {
             tries: 0,
             from_ms: request.head.from_ms,
             doubted: false,
+            announce: false,
             known: Vec::new(),
         };
-        let flight = Flight { job, upstream, begun, place: None, probe: false, began_ms };
+        let flight = Flight { job, upstream, begun, place: None, probe: false, unannounced, began_ms };
         self.take_off(flight, plain_message(request))
     }
 
@@ -185,7 +187,7 @@ impl State {
             return None;
         }
         let request = (&arrival.request, arrival.record.len() as u64);
-        let call = Call { early: true, ..self.first_call(entry, request, begun.take()?, began_ms) };
+        let call = self.first_call(entry, request, begun.take()?, true, began_ms);
         self.early.insert(call.id, Early::UnderWay);
         Some(call)
     }

@@ -117,6 +117,7 @@ impl Shared {
         let plain = flight.place.is_none();
         let soon = plain
             && own.idempotent
+            && !flight.job.announce
             && matches!(&after, After::Settled(settled) if state.nobody_waits_for(settled));
         let is_news = state.has_work();
         drop(state);
@@ -139,7 +140,15 @@ impl Shared {
         settings: &QueuedRoute,
         came: &Came,
     ) -> (Option<Change>, After) {
+        let is_repeated = flight.is_repeated();
         let Flight { job, upstream, .. } = flight;
+        if flight.unannounced && !is_repeated && matches!(came.outcome, CallOutcome::Withheld { .. }) {
+            // Once more, and this time whoever finds it half-way knows that it may have happened.
+            job.announce = true;
+            job.attempts = job.attempts.saturating_sub(1);
+            let change = self.waits(job, came, Duration::ZERO, None);
+            return (Some(change), After::PutOff(Box::new(carried(job, *upstream, false)), came.now));
+        }
         let situation =
             Situation { idempotent: settings.idempotent, waiting: state.has_client(job.entry.id()) };
         match judge(came.meaning, situation) {
@@ -386,6 +395,7 @@ pub(crate) fn carried(job: &Job, upstream: usize, hurries: bool) -> Carried {
     carried.upstream = Some(upstream);
     carried.hurries = hurries;
     carried.doubted = job.doubted;
+    carried.announce = job.announce;
     carried
 }
 

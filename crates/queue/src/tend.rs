@@ -240,6 +240,7 @@ impl Shared {
             tries: 0,
             from_ms,
             doubted: false,
+            announce: false,
             known: Vec::new(),
         };
         (untouched && self.is_too_old(&job)).then_some(job)

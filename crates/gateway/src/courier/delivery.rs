@@ -163,12 +163,12 @@ impl Trip<'_> {
                 let address = HeaderValue::try_from(address.unwrap_or_default());
                 request.headers_mut().insert(HOST, address.expect("an address is visible ASCII"));
             }
-            if (self.call.doubted || self.call.early) && !self.may_happen_again(&way.target) {
-                let why = match self.call.early {
-                    true => "it is not on disk yet, and the release that it is for honours no keys",
-                    false => {
+            if (self.call.doubted || self.call.unannounced) && !self.may_happen_again(&way.target) {
+                let why = match self.call.doubted {
+                    true => {
                         "an earlier attempt may have happened, and the release that it is for now honours no keys"
                     }
+                    false => "it is not announced on disk, and the release that it is for honours no keys",
                 };
                 return Came::Withheld(why);
             }

@@ -154,7 +154,7 @@ mod tests {
             timeout: std::time::Duration::from_secs(1),
             user: None,
             doubted: false,
-            early: false,
+            unannounced: false,
             probe,
             saga: false,
             undo: false,

@@ -1,6 +1,6 @@
 //! First calls that are made while their jobs are being written.
 
-use crate::stage::{Stage, answered, idempotent, keyed, not_sent};
+use crate::stage::{Stage, answered, idempotent, keyed, not_sent, request};
 use model::flow::JsonPath;
 use model::queue::QueuedRoute;
 use queue::{Breaker, Call, CallOutcome, FirstCall, FullWhy, JobState, Submission, Submitted, Waited};
@@ -153,7 +153,7 @@ async fn what_is_withheld_is_sent_later_and_says_nothing_of_the_service() {
     for key in ["a", "b", "c", "d", "e", "f"] {
         let submitted = stage.submit_with(carried(key), |early| {
             let call = early.expect("nothing is held against the service");
-            assert!(call.early);
+            assert!(call.unannounced);
             stage.report(&call, CallOutcome::Withheld { why: "it honours no keys".into() });
         });
         assert!(matches!(submitted.await, Submitted::New(_)));
@@ -163,12 +163,38 @@ async fn what_is_withheld_is_sent_later_and_says_nothing_of_the_service() {
     let mut sent = 0;
     stage
         .play(Duration::from_secs(10), |call| {
-            assert!(!call.early && !call.doubted && call.attempt == 1, "{call:?}");
+            assert!(!call.unannounced && !call.doubted && call.attempt == 1, "{call:?}");
             sent += 1;
             answered(201, "")
         })
         .await;
     assert_eq!((sent, stage.counters().attempts), (6, 6));
+}
+
+/// What was accepted for a service that honours keys, and is for a release that does not when its turn comes, is written
+/// down before it is sent: whoever finds it half-way knows that it may have happened.
+#[tokio::test]
+async fn what_is_for_a_release_without_keys_is_announced_first() {
+    let stage = Stage::new();
+    stage.queue.pause(None, 0).await.unwrap();
+    let name = stage.enqueue(request(idempotent(), "1")).await;
+    stage.queue.resume(None, 0).await.unwrap();
+    let call = stage.call().await;
+    assert!(call.unannounced && !call.doubted);
+    stage.report(&call, CallOutcome::Withheld { why: "it honours no keys".into() });
+    let call = stage.due().await.expect("it is not put off");
+    assert!(!call.unannounced && !call.doubted && call.attempt == 1, "{call:?}");
+    let stage = stage.kill();
+    let call = stage.due().await.expect("it may be for a service that honours keys again");
+    assert!(call.unannounced && call.doubted && call.attempt == 2, "{call:?}");
+    let upstream = &stage.queue.status().upstreams[0];
+    assert_eq!((upstream.breaker, upstream.in_flight), (Breaker::Closed, 1));
+    stage.report(&call, CallOutcome::Withheld { why: "it honours no keys".into() });
+    stage.settled().await;
+    assert!(stage.due().await.is_none(), "what may have happened waits");
+    assert_eq!(stage.state(name).await, JobState::Waiting);
+    stage.play(Duration::from_secs(60), |_| answered(201, "")).await;
+    assert_eq!(stage.state(name).await, JobState::Done);
 }
 
 /// A first call that was made too early to be written down may be under way when its client repeats it.
