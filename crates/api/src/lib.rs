@@ -13,6 +13,8 @@ pub mod queue;
 
 pub mod keeper;
 
+pub mod memory;
+
 pub mod shim;
 
 pub mod client;

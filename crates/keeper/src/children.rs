@@ -1,5 +1,6 @@
 //! Agent and gateway: started, and started again when they end.
 
+use api::memory::SPARING;
 use rustix::process::{Pid, Signal};
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+/// The child that may need much memory.
+pub(crate) const GATEWAY: &str = "gateway";
 
 /// A child that lived this long is started again at once; one that did not waits longer each time.
 pub(crate) const STEADY_AFTER: Duration = Duration::from_secs(5);
@@ -123,6 +127,10 @@ impl Shared {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("mainstay").arg(role).arg("--state").arg(folder);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        match role {
+            GATEWAY => command.env_remove(SPARING.0),
+            _ => command.env(SPARING.0, SPARING.1),
+        };
         if !first {
             command.env_remove(CRASH_VARIABLE);
         }

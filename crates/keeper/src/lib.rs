@@ -12,7 +12,7 @@ mod sockets;
 
 use api::folder::{MarkError, StateFolder};
 use api::keeper::{Answer, Ask, LINE_LIMIT};
-use children::Child;
+use children::{Child, GATEWAY};
 use sockets::Sockets;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -92,7 +92,7 @@ impl Keeper {
     /// Starts agent and gateway, calls `started`, and keeps them until it is asked for `Down`.
     pub fn keep(self, started: impl FnOnce()) -> ExitCode {
         let state = self.folder.root().to_owned();
-        let gateway = Child::start("gateway", &state, self.folder.logs());
+        let gateway = Child::start(GATEWAY, &state, self.folder.logs());
         let agent = Child::start("agent", &state, self.folder.logs());
         started();
         let family = Arc::new(Family { sockets: self.sockets, agent, gateway });

@@ -4,6 +4,7 @@ use crate::folder::ShimFolder;
 use crate::process::{self, Family};
 use api::PROTOCOL_VERSION;
 use api::folder::StateFolder;
+use api::memory::SPARING;
 use api::shim::{Exit, Running, Start};
 use model::name::{ComponentName, FenceToken, InstanceId, StampId};
 use rustix::process::Signal;
@@ -328,6 +329,7 @@ impl Driver {
         command
             .arg(folder.path())
             .env_clear()
+            .env(SPARING.0, SPARING.1)
             .stdin(Stdio::from(lock))
             .stdout(Stdio::null())
             .stderr(Stdio::from(complaints))

@@ -10,6 +10,7 @@ use crate::follow::Until;
 use crate::output::Output;
 use api::folder::{Mark, MarkError, STATE_VERSION};
 use api::keeper::{Answer, Ask};
+use api::memory::SPARING;
 use api::operator::{ReleaseRequest, Source, Status};
 use model::name::EnvironmentName;
 use model::workload::{Class, Configuration, Listen};
@@ -220,6 +221,7 @@ fn start_keeper(found: &Found) -> Result<(), Failure> {
         .arg("keeper")
         .arg("--state")
         .arg(found.folder.root())
+        .env(SPARING.0, SPARING.1)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
