@@ -6,6 +6,7 @@ pub(crate) use look::Verb;
 
 use crate::book::Entry;
 use crate::codec::{StoredRequest, StoredStep};
+use crate::held::known_of;
 use crate::job::{JobId, JobState, state_name};
 use crate::operation::{Edit, Operation, OperationError, Resolution, Selection};
 use crate::recover::{EVERYTHING, entry_of};
@@ -331,6 +332,7 @@ impl Shared {
             | JobState::Unknown => {}
         }
         state.hot.remove(id);
+        state.held.remove(row);
         let begins = becomes == JobState::Waiting;
         if row.state.is_pending() {
             state.book.uncount(row.request_bytes);
@@ -427,16 +429,6 @@ impl Shared {
 enum BatchError {
     Write(WriteError),
     Other(OperationError),
-}
-
-/// What is recorded of a saga's present run.
-fn known_of(steps: &[StepRecord], generation: u32) -> Vec<(Place, StoredStep)> {
-    let read = |record: &StepRecord| {
-        let place = Place { step: record.step, undo: record.undo };
-        Some((place, StoredStep::decode(record.record.clone()).ok()?))
-    };
-    let all = steps.iter().filter_map(read);
-    all.filter(|(_, step)| step.head.generation == generation).collect()
 }
 
 /// Gives a call of a saga all its attempts again.

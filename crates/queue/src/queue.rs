@@ -162,6 +162,7 @@ impl Queue {
             max_depth: state.book.max_depth,
             bytes: state.book.bytes,
             unknown_now: state.book.unknown_now(),
+            held: state.held.now(),
             oldest_ms: oldest.map_or(0, |oldest| now_ms.saturating_sub(oldest).max(0).unsigned_abs()),
             upstreams: upstreams.collect(),
             paused: state.pauses.clone(),

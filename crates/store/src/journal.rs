@@ -118,7 +118,7 @@ pub struct Recovered {
     pub epoch: u64,
     /// What is paused.
     pub paused: Vec<Pause>,
-    /// Every job that is pending or has a key, in the order of their numbers.
+    /// Every job that is pending, dead or rejected, or has a key, in the order of their numbers.
     pub jobs: Scan,
 }
 
@@ -139,7 +139,7 @@ impl Iterator for Scan {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(row) = self.rows.by_ref().find(|row| row.state.is_pending() || row.key.is_some()) {
+            if let Some(row) = self.rows.by_ref().find(|row| !row.state.is_final() || row.key.is_some()) {
                 return Some(Ok(row));
             }
             if self.ended {
@@ -364,6 +364,11 @@ impl Journal {
         // No job has a higher number than SQLite can hold.
         let after = i64::try_from(after.0).unwrap_or(i64::MAX);
         self.inner.readers.read(|c| read::list(c, filter, after, limit.min(LIST_LIMIT)))
+    }
+
+    /// Dead jobs of which an undo of a step is recorded, in whichever run of their saga.
+    pub fn dead_with_undo(&self) -> Result<Vec<JobId>, ReadError> {
+        self.inner.readers.read(read::dead_with_undo)
     }
 
     /// How many jobs have an outcome, by state; states without any are left out. Those that have none are known to

@@ -71,6 +71,7 @@ fn new_job(id: JobId) -> NewJob {
         user: Some(id.0),
         state: JobState::Dispatching,
         idempotent: true,
+        preview: false,
         request: content(id, 1),
     }
 }

@@ -174,6 +174,7 @@ impl<'r> Narrow<'r> {
             user: card.user,
             state,
             idempotent: card.idempotent,
+            preview: card.preview,
             attempts,
             request_bytes: card.request_bytes,
             outcome_ms: match state {
@@ -319,6 +320,20 @@ pub(super) fn steps(c: &Connection, id: i64) -> Result<Vec<StepRecord>, Fault> {
             return Err(Fault::Wrong(format!("the checksum of step {step} of job {id} is wrong")));
         }
         found.push(StepRecord { step, undo, at_ms: column(row, 2)?, record: Bytes::copy_from_slice(record) });
+    }
+    Ok(found)
+}
+
+/// Dead jobs of which an undo of a step is recorded, from whenever.
+pub(super) fn dead_with_undo(c: &Connection) -> Result<Vec<JobId>, Fault> {
+    let mut query = c.prepare_cached(
+        "SELECT id FROM job INDEXED BY finished WHERE state = ?1 AND state > 3 \
+         AND EXISTS (SELECT 1 FROM step WHERE step.job = job.id AND undo)",
+    )?;
+    let mut rows = query.query([JobState::Dead.code()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(JobId(column::<i64>(row, 0)?.cast_unsigned()));
     }
     Ok(found)
 }

@@ -34,6 +34,7 @@ fn new_job(id: u64) -> NewJob {
         user: id.is_multiple_of(2).then_some(id),
         state: JobState::Dispatching,
         idempotent: id.is_multiple_of(2),
+        preview: id.is_multiple_of(7),
         request: Bytes::from(vec![byte; 100 + id as usize % 5_000]),
     }
 }
@@ -51,6 +52,7 @@ fn row(new: &NewJob) -> JobRow {
         user: new.user,
         state: new.state,
         idempotent: new.idempotent,
+        preview: new.preview,
         attempts: u32::from(new.state == JobState::Dispatching),
         request_bytes: new.request.len() as u64,
         outcome_ms: new
@@ -605,6 +607,12 @@ fn forget(journal: &Journal, retention: Retention) -> Forgotten {
     wait(|done| journal.forget(retention, done)).unwrap()
 }
 
+/// How many jobs, and whether there may be more.
+fn forgot(journal: &Journal, retention: Retention) -> (u32, bool) {
+    let Forgotten { jobs, more, .. } = forget(journal, retention);
+    (jobs, more)
+}
+
 #[test]
 fn what_is_forgotten_is_gone_and_its_number_is_not_used_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -634,14 +642,17 @@ fn what_is_forgotten_is_gone_and_its_number_is_not_used_again() {
         operations_before_ms: None,
         limit: 2,
     };
-    assert_eq!(forget(&journal, until(100)), Forgotten { jobs: 0, more: false });
-    assert_eq!(forget(&journal, until(101)), Forgotten { jobs: 2, more: true });
-    assert_eq!(forget(&journal, until(101)), Forgotten { jobs: 1, more: false });
+    assert_eq!(forgot(&journal, until(100)), (0, false));
+    assert_eq!(forgot(&journal, until(101)), (2, true));
+    assert_eq!(forgot(&journal, until(101)), (1, false));
     let kept =
         [JobState::Waiting, JobState::Dispatching, JobState::Rejected, JobState::Dead, JobState::Unknown];
     assert_eq!(states(&journal).into_iter().map(|(_, state)| state).collect::<Vec<_>>(), kept);
     let held = Retention { held_before_ms: Some(101), operations_before_ms: Some(100), ..until(0) };
-    assert_eq!(forget(&journal, held), Forgotten { jobs: 2, more: true });
+    let Forgotten { jobs, held, more } = forget(&journal, held);
+    let held: Vec<_> = held.iter().map(|row| (row.id.0, row.state)).collect();
+    assert_eq!((jobs, more), (2, true));
+    assert_eq!(held, [(4, JobState::Rejected), (5, JobState::Dead)]);
     assert_eq!(
         states(&journal),
         [(1, JobState::Waiting), (2, JobState::Dispatching), (6, JobState::Unknown)]
@@ -678,12 +689,12 @@ fn what_is_large_is_forgotten_a_little_at_a_time() {
         operations_before_ms: None,
         limit: FORGET_LIMIT,
     };
-    assert_eq!(forget(&journal, retention), Forgotten { jobs: 4, more: true });
-    assert_eq!(forget(&journal, retention), Forgotten { jobs: 2, more: false });
+    assert_eq!(forgot(&journal, retention), (4, true));
+    assert_eq!(forgot(&journal, retention), (2, false));
     // One that alone is larger than that is forgotten all the same.
     accept(&journal, NewJob { request: vec![0; 5 * part].into(), ..new_job(7) }).unwrap();
     update(&journal, outcome(7, JobState::Done, 100)).unwrap();
-    assert_eq!(forget(&journal, retention), Forgotten { jobs: 1, more: false });
+    assert_eq!(forgot(&journal, retention), (1, false));
 }
 
 #[test]
