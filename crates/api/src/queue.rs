@@ -58,6 +58,9 @@ pub struct QueueStatus {
     pub oldest_s: f64,
     /// Jobs by the name of their state; those that were done are counted while they are kept.
     pub states: BTreeMap<String, u64>,
+    /// Of those that are dead, users' sagas that could not be undone and stand half undone.
+    #[serde(default)]
+    pub stuck_sagas: u64,
     /// Since the gateway started.
     pub counts: QueueCounts,
     /// Whom jobs are delivered to.

@@ -116,24 +116,27 @@ fn refused(error: OperationError) -> Problem {
 
 /// For [`api::gateway::GatewayState`]. Takes no disk access.
 pub(crate) fn summary(desk: &Desk) -> Option<QueueSummary> {
-    let troubled = |why: String| Some(QueueSummary { trouble: Some(why), ..QueueSummary::default() });
+    let nothing = QueueSummary::default();
+    let troubled = |why: String| Some(QueueSummary { trouble: Some(why), ..nothing.clone() }.judged());
     let status = match desk.state() {
         State::Unneeded => return None,
-        State::Opening => return Some(QueueSummary { opening: true, ..QueueSummary::default() }),
+        State::Opening => return Some(QueueSummary { opening: true, ..nothing }.judged()),
         State::Closed(why) => return troubled(why.to_string()),
         State::Open(queue) => queue.status(),
     };
-    Some(QueueSummary {
+    let summary = QueueSummary {
         trouble: status.trouble.map(|trouble| trouble.to_string()),
         opening: false,
         depth: status.depth,
         oldest_ms: status.oldest_ms,
         unknown: status.unknown_now,
-        dead: status.counters.dead,
-        rejected: status.counters.rejected,
-        sagas_stuck: status.counters.sagas_undo_dead,
+        dead: status.held.dead,
+        rejected: status.held.rejected,
+        sagas_stuck: status.held.stuck_sagas,
         paused: !status.paused.is_empty(),
-    })
+        ..QueueSummary::default()
+    };
+    Some(summary.judged())
 }
 
 async fn status(desk: &Desk) -> wire::QueueStatus {
@@ -183,6 +186,7 @@ async fn status(desk: &Desk) -> wire::QueueStatus {
             sagas_undone: counts.sagas_undone,
             sagas_stuck: counts.sagas_undo_dead,
         },
+        stuck_sagas: status.held.stuck_sagas,
         upstreams: upstreams.collect(),
         disk_bytes: disk_bytes(desk),
         ..nothing

@@ -58,6 +58,9 @@ pub(super) fn status(status: &QueueStatus) -> String {
     for (state, count) in &status.states {
         let _ = writeln!(text, "{count:12}  {state}");
     }
+    if status.stuck_sagas > 0 {
+        let _ = writeln!(text, "{:12}  sagas among the dead that stand half undone", status.stuck_sagas);
+    }
     let counts = &status.counts;
     let _ = writeln!(text, "since the gateway started");
     for (what, count) in [
