@@ -9,7 +9,7 @@
 //! | `POST /v1/queue/drop` | [`Operate`] | [`Operated`] |
 //! | `POST /v1/queue/edit` | [`Edit`] | [`Operated`] |
 //! | `POST /v1/queue/resolve` | [`Resolve`] | [`Operated`] |
-//! | `POST /v1/queue/pause`, `POST /v1/queue/resume` | [`PauseRequest`] | [`QueueStatus`] |
+//! | `POST /v1/queue/pause`, `POST /v1/queue/resume` | [`PauseRequest`] | [`Halted`] |
 //! | `POST /v1/queue/export` | [`Page`] | [`Exported`] |
 //! | `POST /v1/queue/import` | [`Import`] | [`Imported`] |
 //! | `GET /v1/queue/operations` | | [`Operations`], the latest [`PAGE_LIMIT`] |
@@ -336,6 +336,17 @@ pub struct PauseRequest {
     pub by_uid: u32,
     /// Of one route. None: of all.
     pub route: Option<String>,
+}
+
+/// What came of a [`PauseRequest`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Halted {
+    /// What was to be paused was paused already, or what was to go on was not paused.
+    #[serde(default)]
+    pub unchanged: bool,
+    /// The queue as it is now.
+    #[serde(flatten)]
+    pub status: QueueStatus,
 }
 
 /// A job outside of its queue, as `export` writes it, one in a line: a JSON object with a version of its own, which

@@ -1,5 +1,7 @@
 //! What operators see of the queue and do to it: [`api::queue`] on the gateway's own socket.
 
+mod halt;
+
 use crate::desk::{Desk, State};
 use crate::worker::Shared;
 use api::PROTOCOL_VERSION;
@@ -56,8 +58,8 @@ pub(crate) async fn answer(
         ("drop", _) => drop_jobs(&queue, body).await,
         ("edit", _) => edit(&queue, body).await,
         ("resolve", _) => resolve(&queue, body).await,
-        ("pause", _) => halt(desk, &queue, body, true).await,
-        ("resume", _) => halt(desk, &queue, body, false).await,
+        ("pause", _) => halt::pause(shared, &queue, body).await,
+        ("resume", _) => halt::resume(shared, &queue, body).await,
         ("export", _) => export(&queue, body).await,
         ("import", _) => import(&queue, body).await,
         (_, _) => return None,
@@ -334,17 +336,6 @@ async fn resolve(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Proble
     let found = if request.delivered { Resolution::Delivered } else { Resolution::NotDelivered };
     queue.resolve(JobId(request.id), found, request.by_uid).await.map_err(refused)?;
     one(request.id)
-}
-
-async fn halt(desk: &Desk, queue: &Queue, body: &[u8], pause: bool) -> Result<serde_json::Value, Problem> {
-    let request: wire::PauseRequest = read(body)?;
-    let route = request.route.as_deref();
-    let done = match pause {
-        true => queue.pause(route, request.by_uid).await,
-        false => queue.resume(route, request.by_uid).await,
-    };
-    done.map_err(refused)?;
-    to_json(&status(desk).await)
 }
 
 /// One job at a time, because one may be large.

@@ -267,13 +267,15 @@ impl Queue {
         self.shared.resolve(id, resolution, by_uid).await
     }
 
-    /// Holds up deliveries: of a route, or all of them. Accepting goes on.
-    pub async fn pause(&self, route: Option<&str>, by_uid: u32) -> Result<(), OperationError> {
+    /// Holds up deliveries: of a route, or all of them. Accepting goes on. False: they were held up, and nothing is
+    /// written.
+    pub async fn pause(&self, route: Option<&str>, by_uid: u32) -> Result<bool, OperationError> {
         self.shared.set_paused(route, true, by_uid).await
     }
 
-    /// Lets deliveries go on that were held up by [`pause`](Self::pause) with the same `route`.
-    pub async fn resume(&self, route: Option<&str>, by_uid: u32) -> Result<(), OperationError> {
+    /// Lets deliveries go on that were held up by [`pause`](Self::pause) with the same `route`. False: they were not,
+    /// and nothing is written.
+    pub async fn resume(&self, route: Option<&str>, by_uid: u32) -> Result<bool, OperationError> {
         self.shared.set_paused(route, false, by_uid).await
     }
 

@@ -10,10 +10,11 @@ use crate::flags::{
 use crate::output::Output;
 use api::PROTOCOL_VERSION;
 use api::queue::{
-    Content, Edit, JobHistory, JobList, ListRequest, Operate, Operated, Operations, Page, PauseRequest,
-    QueueStatus, Resolve, Selection,
+    Content, Edit, Halted, JobHistory, JobList, ListRequest, Operate, Operated, Operations, Page,
+    PauseRequest, QueueStatus, Resolve, Selection,
 };
 use http::Method;
+use model::name::EnvironmentName;
 use serde_json::Value;
 use std::io::Read as _;
 use std::path::Path;
@@ -88,9 +89,7 @@ async fn status(found: &Found, output: Output) -> Result<ExitCode, Failure> {
             next.push((what, format!("mainstay queue list {name} --only {state}")));
         }
     }
-    if status.paused || !status.paused_routes.is_empty() {
-        next.push(("let deliveries go on", format!("mainstay queue resume {name}")));
-    }
+    next.extend(resume(&status, name));
     if next.is_empty() {
         next.push(("see what waits", format!("mainstay queue list {name}")));
     }
@@ -225,12 +224,22 @@ async fn halt(found: &Found, verb: &str, wanted: &PauseFlags, output: Output) ->
     must_serve(found).await?;
     let request = PauseRequest { v: PROTOCOL_VERSION, by_uid: by_uid(), route: wanted.route.clone() };
     let path = format!("/v1/queue/{verb}");
-    let status: QueueStatus = found.gateway().call(Method::POST, &path, &request).await?;
-    output.data(text::status(&status), &json(&status));
-    if status.paused || !status.paused_routes.is_empty() {
-        output.next(&[("let deliveries go on", format!("mainstay queue resume {}", found.name))]);
+    let halted: Halted = found.gateway().call(Method::POST, &path, &request).await?;
+    output.data(text::halted(&halted, verb, wanted.route.as_deref()), &json(&halted));
+    let next = resume(&halted.status, &found.name);
+    if !next.is_empty() {
+        output.next(&next);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How what is paused goes on: each scope by itself.
+fn resume(status: &QueueStatus, name: &EnvironmentName) -> Vec<(&'static str, String)> {
+    let everything = status.paused.then(|| format!("mainstay queue resume {name}"));
+    let routes = status.paused_routes.iter();
+    let routes =
+        routes.map(|route| format!("mainstay queue resume {name} --route \"{}\"", text::plain(route)));
+    everything.into_iter().chain(routes).map(|command| ("let deliveries go on", command)).collect()
 }
 
 async fn log(found: &Found, output: Output) -> Result<ExitCode, Failure> {

@@ -91,6 +91,12 @@ fn deliveries_are_paused_and_go_on() {
     drained(&environment);
     assert_eq!(orders_of(&environment, "d"), 1);
 
+    let said = environment.mainstay(&["queue", "resume", "here", "--route", route]).ok();
+    assert!(said.stdout.starts_with("POST /api/orders was not paused\n"), "{said:?}");
+    let mistyped = environment.mainstay(&["queue", "pause", "here", "--route", "POST /api/order"]);
+    assert_eq!(mistyped.code, 2, "{mistyped:?}");
+    assert!(mistyped.stderr.contains("queued are \"POST /api/orders\""), "{mistyped:?}");
+
     let log = queue_does(&environment, &["log", "here"]).ok().json();
     let log: Vec<_> =
         log["operations"].as_array().expect("operations").iter().map(|one| &one["verb"]).collect();

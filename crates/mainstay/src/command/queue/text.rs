@@ -1,7 +1,7 @@
 //! The queue for people.
 
 use crate::follow::clock;
-use api::queue::{Content, Job, JobHistory, JobList, Operated, Operations, QueueStatus};
+use api::queue::{Content, Halted, Job, JobHistory, JobList, Operated, Operations, QueueStatus};
 use std::fmt::Write as _;
 
 /// Text that anybody may have sent, in one line for a terminal: what would move its cursor, change its colours or turn
@@ -92,6 +92,17 @@ pub(super) fn status(status: &QueueStatus) -> String {
     }
     text.truncate(text.trim_end().len());
     text
+}
+
+/// What came of a `pause` or a `resume`.
+pub(super) fn halted(halted: &Halted, verb: &str, route: Option<&str>) -> String {
+    let what = route.map_or_else(|| "everything".to_owned(), plain);
+    let note = match (halted.unchanged, verb) {
+        (false, _) => String::new(),
+        (true, "resume") => format!("{what} was not paused\n"),
+        (true, _) => format!("{what} was paused already\n"),
+    };
+    note + &status(&halted.status)
 }
 
 pub(super) fn list(list: &JobList) -> String {
