@@ -13,6 +13,7 @@
 //! | `POST /v1/queue/export` | [`Page`] | [`Exported`] |
 //! | `POST /v1/queue/import` | [`Import`] | [`Imported`] |
 //! | `GET /v1/queue/operations` | | [`Operations`], the latest [`PAGE_LIMIT`] |
+//! | `POST /v1/queue/operations` | [`LogRequest`] | [`Operations`] |
 //! | `POST /v1/queue/repair` | [`RepairRequest`] | [`Repaired`]; only while the file cannot be used |
 //!
 //! What changes something is recorded in the same transaction, with who asked for it. Without a queue, or with one
@@ -384,16 +385,33 @@ pub struct Imported {
     pub repeated: u64,
 }
 
+/// Which entries of the audit log are to be shown, the latest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LogRequest {
+    /// Of those before this number. None: of all.
+    #[serde(default)]
+    pub before: Option<u64>,
+    /// How many at most, up to [`PAGE_LIMIT`]. 0: as many.
+    #[serde(default)]
+    pub limit: u32,
+}
+
 /// What operators did, the latest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operations {
     /// Entries of the audit log.
     pub operations: Vec<Operation>,
+    /// There are older ones before this number. None: there are not.
+    #[serde(default)]
+    pub next: Option<u64>,
 }
 
 /// One entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
+    /// Its number: those after it have higher ones.
+    #[serde(default)]
+    pub id: u64,
     /// When, in Unix milliseconds.
     pub at_ms: i64,
     /// Who: the number of a user of this machine.

@@ -52,7 +52,8 @@ pub(crate) async fn answer(
     };
     Some(match (verb, job) {
         (_, Some(Ok(number))) => show(&queue, JobId(number)).await,
-        ("operations", _) => operations(&queue).await,
+        ("operations", _) if get => operations(&queue, wire::LogRequest::default()).await,
+        ("operations", _) => log(&queue, body).await,
         ("list", _) => list(&queue, body).await,
         ("retry", _) => retry(&queue, body).await,
         ("drop", _) => drop_jobs(&queue, body).await,
@@ -67,8 +68,19 @@ pub(crate) async fn answer(
 }
 
 /// Operations that are asked for by POST.
-const POSTS: [&str; 10] =
-    ["list", "retry", "drop", "edit", "resolve", "pause", "resume", "export", "import", "repair"];
+const POSTS: [&str; 11] = [
+    "list",
+    "retry",
+    "drop",
+    "edit",
+    "resolve",
+    "pause",
+    "resume",
+    "export",
+    "import",
+    "operations",
+    "repair",
+];
 
 fn open(desk: &Desk) -> Result<Queue, Problem> {
     let conflict = |message: String| Problem::new(Code::Conflict, message);
@@ -373,16 +385,26 @@ async fn import(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem
     to_json(&imported)
 }
 
-async fn operations(queue: &Queue) -> Result<serde_json::Value, Problem> {
-    let found = queue.operations(wire::PAGE_LIMIT).await.map_err(refused)?;
-    let entry = |operation: queue::Operation| wire::Operation {
+async fn log(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem> {
+    operations(queue, read(body)?).await
+}
+
+async fn operations(queue: &Queue, wanted: wire::LogRequest) -> Result<serde_json::Value, Problem> {
+    let limit = if wanted.limit == 0 { wire::PAGE_LIMIT } else { wanted.limit.min(wire::PAGE_LIMIT) };
+    // One more tells whether there are more.
+    let mut found = queue.operations(wanted.before, limit + 1).await.map_err(refused)?;
+    let has_older = found.len() > limit as usize;
+    found.truncate(limit as usize);
+    let next = found.last().filter(|_| has_older).map(|(id, _)| *id);
+    let entry = |(id, operation): (u64, queue::Operation)| wire::Operation {
+        id,
         at_ms: operation.at_ms,
         by_uid: operation.by_uid,
         verb: operation.verb,
         what: operation.what,
         count: operation.count,
     };
-    to_json(&wire::Operations { operations: found.into_iter().map(entry).collect() })
+    to_json(&wire::Operations { operations: found.into_iter().map(entry).collect(), next })
 }
 
 /// Fields for people. Values of credentials are left out: they are nobody's to read.

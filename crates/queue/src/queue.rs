@@ -298,8 +298,13 @@ impl Queue {
         self.shared.read(move |_| shared.import(&lines, by_uid)).await
     }
 
-    /// The newest entries of the audit log, newest first.
-    pub async fn operations(&self, limit: u32) -> Result<Vec<Operation>, OperationError> {
-        Ok(self.shared.read(move |shared| shared.journal.operations(limit)).await?)
+    /// The newest entries of the audit log with their numbers, newest first; of those before the number `before`, if
+    /// that is given.
+    pub async fn operations(
+        &self,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<(u64, Operation)>, OperationError> {
+        Ok(self.shared.read(move |shared| shared.journal.operations(before, limit)).await?)
     }
 }

@@ -382,9 +382,12 @@ impl Journal {
         self.inner.readers.read(read::paused)
     }
 
-    /// The newest entries of the audit log, newest first, at most `limit`.
-    pub fn operations(&self, limit: u32) -> Result<Vec<Operation>, ReadError> {
-        self.inner.readers.read(|c| read::operations(c, limit.min(LIST_LIMIT)))
+    /// The newest entries of the audit log with their numbers, newest first, at most `limit`; of those before the
+    /// number `before`, if that is given.
+    pub fn operations(&self, before: Option<u64>, limit: u32) -> Result<Vec<(u64, Operation)>, ReadError> {
+        // None has a higher number than SQLite can hold.
+        let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+        self.inner.readers.read(|c| read::operations(c, before, limit.min(LIST_LIMIT)))
     }
 
     /// What the journal takes on disk.

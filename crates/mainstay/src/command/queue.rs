@@ -4,13 +4,13 @@
 use crate::environment::{Found, Life};
 use crate::failure::{Exit, Failure};
 use crate::flags::{
-    EditFlags, FileFlags, Flags, ListFlags, OperateFlags, PauseFlags, QueueFlags, QueueVerb, ResolveFlags,
-    SelectionFlags,
+    EditFlags, FileFlags, Flags, ListFlags, OperateFlags, PauseFlags, QueueFlags, QueueLogFlags, QueueVerb,
+    ResolveFlags, SelectionFlags,
 };
 use crate::output::Output;
 use api::PROTOCOL_VERSION;
 use api::queue::{
-    Content, Edit, Halted, JobHistory, JobList, ListRequest, Operate, Operated, Operations, Page,
+    Content, Edit, Halted, JobHistory, JobList, ListRequest, LogRequest, Operate, Operated, Operations, Page,
     PauseRequest, QueueStatus, Resolve, Selection,
 };
 use http::Method;
@@ -46,7 +46,7 @@ pub(crate) async fn queue(flags: &Flags, wanted: &QueueFlags, output: Output) ->
         QueueVerb::Import(FileFlags { environment, jobs: file }) => {
             carry::import(&found(environment)?, file, output).await
         }
-        QueueVerb::Log(flag) => log(&found(&flag.environment)?, output).await,
+        QueueVerb::Log(wanted) => log(&found(&wanted.environment)?, wanted, output).await,
         QueueVerb::Repair(flag) => repair::repair(&found(&flag.environment)?, output).await,
     }
 }
@@ -242,10 +242,15 @@ fn resume(status: &QueueStatus, name: &EnvironmentName) -> Vec<(&'static str, St
     everything.into_iter().chain(routes).map(|command| ("let deliveries go on", command)).collect()
 }
 
-async fn log(found: &Found, output: Output) -> Result<ExitCode, Failure> {
+async fn log(found: &Found, wanted: &QueueLogFlags, output: Output) -> Result<ExitCode, Failure> {
     must_serve(found).await?;
-    let operations: Operations = found.gateway().get("/v1/queue/operations").await?;
+    let request = LogRequest { before: wanted.before, limit: wanted.limit };
+    let operations: Operations = found.gateway().call(Method::POST, "/v1/queue/operations", &request).await?;
     output.data(text::operations(&operations), &json(&operations));
+    if let Some(before) = operations.next {
+        let older = format!("mainstay queue log {} -n {} --before {before}", found.name, wanted.limit);
+        output.next(&[("see older ones", older)]);
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -101,6 +101,11 @@ fn deliveries_are_paused_and_go_on() {
     let log: Vec<_> =
         log["operations"].as_array().expect("operations").iter().map(|one| &one["verb"]).collect();
     assert_eq!(log, ["resume", "pause", "resume", "pause"], "the latest first");
+    let latest = environment.mainstay(&["queue", "log", "here", "-n", "3"]).ok();
+    assert!(latest.stdout.trim_end().ends_with("… and what was done before entry 2"), "{latest:?}");
+    assert!(latest.stderr.contains("mainstay queue log here -n 3 --before 2"), "{latest:?}");
+    let oldest = environment.mainstay(&["queue", "log", "here", "-n", "3", "--before", "2"]).ok();
+    assert_eq!(oldest.stdout.lines().count(), 1, "{oldest:?}");
 }
 
 #[test]

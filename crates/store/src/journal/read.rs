@@ -361,13 +361,15 @@ pub(super) fn paused(c: &Connection) -> Result<Vec<Pause>, Fault> {
     Ok(found)
 }
 
-pub(super) fn operations(c: &Connection, limit: u32) -> Result<Vec<Operation>, Fault> {
-    let mut query =
-        c.prepare_cached("SELECT at_ms, verb, what, count, by_uid FROM operation ORDER BY id DESC LIMIT ?1")?;
-    let mut rows = query.query([limit])?;
+pub(super) fn operations(c: &Connection, before: i64, limit: u32) -> Result<Vec<(u64, Operation)>, Fault> {
+    let mut query = c.prepare_cached(
+        "SELECT id, at_ms, verb, what, count, by_uid FROM operation WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
+    )?;
+    let mut rows = query.query(params![before, limit])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(operation(row, 0)?);
+        let id = column::<i64>(row, 0)?;
+        found.push((id.cast_unsigned(), operation(row, 1)?));
     }
     Ok(found)
 }

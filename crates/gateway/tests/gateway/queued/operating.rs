@@ -50,6 +50,12 @@ fn paused_and_resumed() {
     let log: Operations = call(&gateway, Method::GET, "/v1/queue/operations", &Value::Null).unwrap();
     let verbs: Vec<_> = log.operations.iter().map(|entry| (entry.verb.as_str(), entry.by_uid)).collect();
     assert_eq!(verbs, [("resume", 7), ("pause", 7)]);
+    assert_eq!(log.next, None, "that is all of it");
+    let latest: Operations = post(&gateway, "operations", json!({ "limit": 1 }));
+    let verbs = |log: &Operations| log.operations.iter().map(|entry| entry.verb.clone()).collect::<Vec<_>>();
+    assert_eq!((verbs(&latest), latest.next), (vec!["resume".to_owned()], Some(latest.operations[0].id)));
+    let before: Operations = post(&gateway, "operations", json!({ "before": latest.next, "limit": 1 }));
+    assert_eq!((verbs(&before), before.next), (vec!["pause".to_owned()], None));
 }
 
 fn halted(gateway: &Gateway, verb: &str, route: &str) -> Result<Halted, CallError> {

@@ -199,8 +199,12 @@ pub(super) fn operations(operations: &Operations) -> String {
             jobs(operation.count)
         )
     };
-    let lines: Vec<String> = operations.operations.iter().map(line).collect();
-    if lines.is_empty() { "nothing was done to jobs".into() } else { lines.join("\n") }
+    let mut lines: Vec<String> = operations.operations.iter().map(line).collect();
+    if lines.is_empty() {
+        return "nothing was done to jobs".into();
+    }
+    lines.extend(operations.next.map(|before| format!("… and what was done before entry {before}")));
+    lines.join("\n")
 }
 
 fn at(ms: i64) -> u64 {
