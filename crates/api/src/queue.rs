@@ -416,7 +416,7 @@ pub struct Operation {
     pub at_ms: i64,
     /// Who: the number of a user of this machine.
     pub by_uid: u32,
-    /// What: `retry`, `drop`, `edit`, `resolve`, `pause`, `resume`, `import`.
+    /// What: `retry`, `drop`, `edit`, `resolve`, `pause`, `resume`, `import`, `repair`.
     pub verb: String,
     /// To what.
     pub what: String,

@@ -458,10 +458,10 @@ async fn show(queue: &Queue, id: JobId) -> Result<serde_json::Value, Problem> {
 }
 
 async fn repair(shared: &Arc<Shared>, body: &[u8]) -> Result<serde_json::Value, Problem> {
-    let _: wire::RepairRequest = read(body)?;
+    let request: wire::RepairRequest = read(body)?;
     let desk = Arc::clone(shared);
     // Reading the file may take minutes.
-    let done = tokio::task::spawn_blocking(move || desk.desk.repair()).await;
+    let done = tokio::task::spawn_blocking(move || desk.desk.repair(request.by_uid)).await;
     let broken = |cause: tokio::task::JoinError| Problem::new(Code::Machine, cause.to_string());
     let report = done.map_err(broken)?.map_err(|why| Problem::new(Code::Conflict, why))?;
     let ids = |named: &queue::Named| {

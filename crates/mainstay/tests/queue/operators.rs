@@ -261,6 +261,11 @@ fn a_damaged_file_refuses_by_name_forwarding_goes_on_and_what_is_left_is_salvage
 
     let open = queue_is(&environment, "the queue is open again", |status| status["open"] == true);
     assert_eq!(open["trouble"], Value::Null, "{open}");
+    let log = queue_does(&environment, &["log", "here", "-n", "1"]).ok().json();
+    let entry = &log["operations"][0];
+    assert_eq!((&entry["verb"], &entry["count"]), (&json!("repair"), &repaired["jobs"]), "{log}");
+    let own = std::fs::metadata(environment.state()).expect("the state folder").uid();
+    assert_eq!(entry["by_uid"], own, "{log}");
     // What is not whole is never sent by itself; of what is, the operator knows that none was sent.
     let all = |state: &str| ids(&listed(&environment, &["--only", state, "-n", "500"]));
     let (waiting, unknown, dead) = (all("waiting"), all("unknown"), all("dead"));

@@ -213,7 +213,7 @@ pub struct StepRecord {
 pub struct Operation {
     /// When, Unix milliseconds.
     pub at_ms: i64,
-    /// `retry`, `edit`, `drop`, `pause`, `resume`, `import` and the like.
+    /// `retry`, `edit`, `drop`, `pause`, `resume`, `import`, `repair` and the like.
     pub verb: String,
     /// To what: a filter or numbers, as text.
     pub what: String,

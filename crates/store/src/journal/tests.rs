@@ -19,6 +19,13 @@ fn open_with(folder: &TempDir, options: JournalOptions) -> (Journal, Recovered) 
     Journal::open(&folder.path().join("queue.db"), options).unwrap()
 }
 
+/// When and for whom files are repaired.
+const REPAIRED: (i64, u32) = (7_000_000, 7);
+
+fn repair(path: &Path) -> Result<RepairReport, RepairError> {
+    super::repair(path, REPAIRED.0, REPAIRED.1)
+}
+
 fn new_job(id: u64) -> NewJob {
     let byte = (id % 251) as u8;
     NewJob {
