@@ -215,14 +215,44 @@ pub struct QueueSummary {
     pub oldest_ms: u64,
     /// Of these, jobs whose outcome is unknown.
     pub unknown: u64,
-    /// Jobs whose attempts were used up since the gateway started.
+    /// Users' jobs that stand with their attempts or time used up, from whenever.
     pub dead: u64,
-    /// Users' jobs that the service refused after they were acknowledged, since the gateway started.
+    /// Users' jobs that stand refused by the service after they were acknowledged, from whenever.
     pub rejected: u64,
-    /// Sagas that could not be undone since the gateway started.
+    /// Of the dead ones, sagas that could not be undone and stand half undone.
     pub sagas_stuck: u64,
     /// Deliveries are held up by an operator, all or some.
     pub paused: bool,
+    /// What all of this comes to.
+    pub health: QueueHealth,
+}
+
+/// How well a queue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueHealth {
+    /// Nothing stands that somebody has to deal with.
+    #[default]
+    Green,
+    /// Somebody has to look: at rejected jobs, unknown outcomes or deliveries that are held up, or it is being read.
+    Yellow,
+    /// Writes are refused, or acknowledged ones are dead, or a saga is half undone.
+    Red,
+}
+
+impl QueueSummary {
+    /// The same with its health.
+    #[must_use]
+    pub fn judged(mut self) -> Self {
+        self.health = if self.trouble.is_some() || self.dead > 0 || self.sagas_stuck > 0 {
+            QueueHealth::Red
+        } else if self.rejected > 0 || self.unknown > 0 || self.paused || self.opening {
+            QueueHealth::Yellow
+        } else {
+            QueueHealth::Green
+        };
+        self
+    }
 }
 
 /// What an instance has to do.

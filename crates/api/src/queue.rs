@@ -9,10 +9,11 @@
 //! | `POST /v1/queue/drop` | [`Operate`] | [`Operated`] |
 //! | `POST /v1/queue/edit` | [`Edit`] | [`Operated`] |
 //! | `POST /v1/queue/resolve` | [`Resolve`] | [`Operated`] |
-//! | `POST /v1/queue/pause`, `POST /v1/queue/resume` | [`PauseRequest`] | [`QueueStatus`] |
+//! | `POST /v1/queue/pause`, `POST /v1/queue/resume` | [`PauseRequest`] | [`Halted`] |
 //! | `POST /v1/queue/export` | [`Page`] | [`Exported`] |
 //! | `POST /v1/queue/import` | [`Import`] | [`Imported`] |
 //! | `GET /v1/queue/operations` | | [`Operations`], the latest [`PAGE_LIMIT`] |
+//! | `POST /v1/queue/operations` | [`LogRequest`] | [`Operations`] |
 //! | `POST /v1/queue/repair` | [`RepairRequest`] | [`Repaired`]; only while the file cannot be used |
 //!
 //! What changes something is recorded in the same transaction, with who asked for it. Without a queue, or with one
@@ -58,6 +59,9 @@ pub struct QueueStatus {
     pub oldest_s: f64,
     /// Jobs by the name of their state; those that were done are counted while they are kept.
     pub states: BTreeMap<String, u64>,
+    /// Of those that are dead, users' sagas that could not be undone and stand half undone.
+    #[serde(default)]
+    pub stuck_sagas: u64,
     /// Since the gateway started.
     pub counts: QueueCounts,
     /// Whom jobs are delivered to.
@@ -335,6 +339,17 @@ pub struct PauseRequest {
     pub route: Option<String>,
 }
 
+/// What came of a [`PauseRequest`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Halted {
+    /// What was to be paused was paused already, or what was to go on was not paused.
+    #[serde(default)]
+    pub unchanged: bool,
+    /// The queue as it is now.
+    #[serde(flatten)]
+    pub status: QueueStatus,
+}
+
 /// A job outside of its queue, as `export` writes it, one in a line: a JSON object with a version of its own, which
 /// is the queue's business.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -370,21 +385,38 @@ pub struct Imported {
     pub repeated: u64,
 }
 
+/// Which entries of the audit log are to be shown, the latest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LogRequest {
+    /// Of those before this number. None: of all.
+    #[serde(default)]
+    pub before: Option<u64>,
+    /// How many at most, up to [`PAGE_LIMIT`]. 0: as many.
+    #[serde(default)]
+    pub limit: u32,
+}
+
 /// What operators did, the latest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operations {
     /// Entries of the audit log.
     pub operations: Vec<Operation>,
+    /// There are older ones before this number. None: there are not.
+    #[serde(default)]
+    pub next: Option<u64>,
 }
 
 /// One entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
+    /// Its number: those after it have higher ones.
+    #[serde(default)]
+    pub id: u64,
     /// When, in Unix milliseconds.
     pub at_ms: i64,
     /// Who: the number of a user of this machine.
     pub by_uid: u32,
-    /// What: `retry`, `drop`, `edit`, `resolve`, `pause`, `resume`, `import`.
+    /// What: `retry`, `drop`, `edit`, `resolve`, `pause`, `resume`, `import`, `repair`.
     pub verb: String,
     /// To what.
     pub what: String,

@@ -142,12 +142,12 @@ impl Desk {
         Ok((queue, seed.rotate_left(32)))
     }
 
-    /// Saves what is whole of a file that cannot be opened; it is opened again within [`REOPEN_PAUSE`]. Blocks, as
+    /// Saves what is whole of a file that cannot be opened, for this user; it is opened again within [`REOPEN_PAUSE`]. Blocks, as
     /// long as reading the file takes.
     ///
     /// # Errors
     /// The queue is open, or the file cannot be repaired, and why.
-    pub(crate) fn repair(&self) -> Result<RepairReport, String> {
+    pub(crate) fn repair(&self, by_uid: u32) -> Result<RepairReport, String> {
         let _file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         match self.state() {
             State::Closed(_) => {}
@@ -156,7 +156,9 @@ impl Desk {
             }
             State::Unneeded => return Err("there is no queue: no route is queued, and none was".into()),
         }
-        let report = queue::repair(&self.path).map_err(|cause| explain(&self.path, &cause))?;
+        let now_ms = i64::try_from(api::clock::unix_ms()).unwrap_or(i64::MAX);
+        let report =
+            queue::repair(&self.path, now_ms, by_uid).map_err(|cause| explain(&self.path, &cause))?;
         self.repairs.send_modify(|repairs| *repairs += 1);
         Ok(report)
     }

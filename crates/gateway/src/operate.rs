@@ -1,5 +1,7 @@
 //! What operators see of the queue and do to it: [`api::queue`] on the gateway's own socket.
 
+mod halt;
+
 use crate::desk::{Desk, State};
 use crate::worker::Shared;
 use api::PROTOCOL_VERSION;
@@ -50,14 +52,15 @@ pub(crate) async fn answer(
     };
     Some(match (verb, job) {
         (_, Some(Ok(number))) => show(&queue, JobId(number)).await,
-        ("operations", _) => operations(&queue).await,
+        ("operations", _) if get => operations(&queue, wire::LogRequest::default()).await,
+        ("operations", _) => log(&queue, body).await,
         ("list", _) => list(&queue, body).await,
         ("retry", _) => retry(&queue, body).await,
         ("drop", _) => drop_jobs(&queue, body).await,
         ("edit", _) => edit(&queue, body).await,
         ("resolve", _) => resolve(&queue, body).await,
-        ("pause", _) => halt(desk, &queue, body, true).await,
-        ("resume", _) => halt(desk, &queue, body, false).await,
+        ("pause", _) => halt::pause(shared, &queue, body).await,
+        ("resume", _) => halt::resume(shared, &queue, body).await,
         ("export", _) => export(&queue, body).await,
         ("import", _) => import(&queue, body).await,
         (_, _) => return None,
@@ -65,8 +68,19 @@ pub(crate) async fn answer(
 }
 
 /// Operations that are asked for by POST.
-const POSTS: [&str; 10] =
-    ["list", "retry", "drop", "edit", "resolve", "pause", "resume", "export", "import", "repair"];
+const POSTS: [&str; 11] = [
+    "list",
+    "retry",
+    "drop",
+    "edit",
+    "resolve",
+    "pause",
+    "resume",
+    "export",
+    "import",
+    "operations",
+    "repair",
+];
 
 fn open(desk: &Desk) -> Result<Queue, Problem> {
     let conflict = |message: String| Problem::new(Code::Conflict, message);
@@ -116,24 +130,27 @@ fn refused(error: OperationError) -> Problem {
 
 /// For [`api::gateway::GatewayState`]. Takes no disk access.
 pub(crate) fn summary(desk: &Desk) -> Option<QueueSummary> {
-    let troubled = |why: String| Some(QueueSummary { trouble: Some(why), ..QueueSummary::default() });
+    let nothing = QueueSummary::default();
+    let troubled = |why: String| Some(QueueSummary { trouble: Some(why), ..nothing.clone() }.judged());
     let status = match desk.state() {
         State::Unneeded => return None,
-        State::Opening => return Some(QueueSummary { opening: true, ..QueueSummary::default() }),
+        State::Opening => return Some(QueueSummary { opening: true, ..nothing }.judged()),
         State::Closed(why) => return troubled(why.to_string()),
         State::Open(queue) => queue.status(),
     };
-    Some(QueueSummary {
+    let summary = QueueSummary {
         trouble: status.trouble.map(|trouble| trouble.to_string()),
         opening: false,
         depth: status.depth,
         oldest_ms: status.oldest_ms,
         unknown: status.unknown_now,
-        dead: status.counters.dead,
-        rejected: status.counters.rejected,
-        sagas_stuck: status.counters.sagas_undo_dead,
+        dead: status.held.dead,
+        rejected: status.held.rejected,
+        sagas_stuck: status.held.stuck_sagas,
         paused: !status.paused.is_empty(),
-    })
+        ..QueueSummary::default()
+    };
+    Some(summary.judged())
 }
 
 async fn status(desk: &Desk) -> wire::QueueStatus {
@@ -183,6 +200,7 @@ async fn status(desk: &Desk) -> wire::QueueStatus {
             sagas_undone: counts.sagas_undone,
             sagas_stuck: counts.sagas_undo_dead,
         },
+        stuck_sagas: status.held.stuck_sagas,
         upstreams: upstreams.collect(),
         disk_bytes: disk_bytes(desk),
         ..nothing
@@ -332,17 +350,6 @@ async fn resolve(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Proble
     one(request.id)
 }
 
-async fn halt(desk: &Desk, queue: &Queue, body: &[u8], pause: bool) -> Result<serde_json::Value, Problem> {
-    let request: wire::PauseRequest = read(body)?;
-    let route = request.route.as_deref();
-    let done = match pause {
-        true => queue.pause(route, request.by_uid).await,
-        false => queue.resume(route, request.by_uid).await,
-    };
-    done.map_err(refused)?;
-    to_json(&status(desk).await)
-}
-
 /// One job at a time, because one may be large.
 async fn export(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem> {
     let page: wire::Page = read(body)?;
@@ -378,16 +385,26 @@ async fn import(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem
     to_json(&imported)
 }
 
-async fn operations(queue: &Queue) -> Result<serde_json::Value, Problem> {
-    let found = queue.operations(wire::PAGE_LIMIT).await.map_err(refused)?;
-    let entry = |operation: queue::Operation| wire::Operation {
+async fn log(queue: &Queue, body: &[u8]) -> Result<serde_json::Value, Problem> {
+    operations(queue, read(body)?).await
+}
+
+async fn operations(queue: &Queue, wanted: wire::LogRequest) -> Result<serde_json::Value, Problem> {
+    let limit = if wanted.limit == 0 { wire::PAGE_LIMIT } else { wanted.limit.min(wire::PAGE_LIMIT) };
+    // One more tells whether there are more.
+    let mut found = queue.operations(wanted.before, limit + 1).await.map_err(refused)?;
+    let has_older = found.len() > limit as usize;
+    found.truncate(limit as usize);
+    let next = found.last().filter(|_| has_older).map(|(id, _)| *id);
+    let entry = |(id, operation): (u64, queue::Operation)| wire::Operation {
+        id,
         at_ms: operation.at_ms,
         by_uid: operation.by_uid,
         verb: operation.verb,
         what: operation.what,
         count: operation.count,
     };
-    to_json(&wire::Operations { operations: found.into_iter().map(entry).collect() })
+    to_json(&wire::Operations { operations: found.into_iter().map(entry).collect(), next })
 }
 
 /// Fields for people. Values of credentials are left out: they are nobody's to read.
@@ -441,10 +458,10 @@ async fn show(queue: &Queue, id: JobId) -> Result<serde_json::Value, Problem> {
 }
 
 async fn repair(shared: &Arc<Shared>, body: &[u8]) -> Result<serde_json::Value, Problem> {
-    let _: wire::RepairRequest = read(body)?;
+    let request: wire::RepairRequest = read(body)?;
     let desk = Arc::clone(shared);
     // Reading the file may take minutes.
-    let done = tokio::task::spawn_blocking(move || desk.desk.repair()).await;
+    let done = tokio::task::spawn_blocking(move || desk.desk.repair(request.by_uid)).await;
     let broken = |cause: tokio::task::JoinError| Problem::new(Code::Machine, cause.to_string());
     let report = done.map_err(broken)?.map_err(|why| Problem::new(Code::Conflict, why))?;
     let ids = |named: &queue::Named| {

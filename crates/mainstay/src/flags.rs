@@ -3,8 +3,8 @@
 mod queue;
 
 pub(crate) use queue::{
-    EditFlags, FileFlags, ListFlags, OperateFlags, PauseFlags, QueueFlags, QueueVerb, ResolveFlags,
-    SelectionFlags,
+    EditFlags, FileFlags, ListFlags, OperateFlags, PauseFlags, QueueFlags, QueueLogFlags, QueueVerb,
+    ResolveFlags, SelectionFlags,
 };
 
 use clap::{Args, Parser, Subcommand};

@@ -273,6 +273,7 @@ impl Shared {
             state,
             // The machine of a saga knows of each step what may be sent again.
             idempotent: arrival.request.settings.idempotent || arrival.request.saga.is_some(),
+            preview: !arrival.request.head.traffic.is_users(),
             request: arrival.record.clone(),
         };
         let (key, request, delay) = (arrival.key, arrival.request.clone(), arrival.delay);

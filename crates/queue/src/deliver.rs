@@ -4,10 +4,12 @@ use crate::book::{Carried, Entry, FRESH, InDoubt, PROBE, Pick, Picked, UpstreamI
 use crate::call::{Call, CallId, Upstream};
 use crate::clock::Moment;
 use crate::codec::{CodecError, StoredRequest, StoredStep};
+use crate::held::is_stuck_on_disk;
 use crate::job::{Fields, JobId, JobState};
 use crate::pace::{Begun, Permission, pause};
-use crate::saga::Place;
+use crate::saga::{Action, Place};
 use crate::shared::{After, Settled, Shared, State, job_id, later};
+use crate::submission::Traffic;
 use bytes::Bytes;
 use model::flow::Method;
 use std::sync::Arc;
@@ -396,9 +398,12 @@ impl Shared {
         let ended = AttemptRecord { number: 0, began_ms: at_ms, ended_ms: at_ms, status: None, text };
         let (id, state) = (job_id(&entry), JobState::Dead);
         let change = Change::Outcome { id, attempts: 0, at_ms, state, response: None, ended: Some(ended) };
-        let (attempts, answer, traffic) = (0, None, crate::submission::Traffic::Users);
-        let settled =
-            Settled { entry, bytes, state, attempts, at_ms, answer, client: None, saga: None, traffic };
+        let row = self.journal.job(id).ok().flatten();
+        let traffic = if row.is_some_and(|row| row.preview) { Traffic::Preview } else { Traffic::Users };
+        // Which step is left is on disk.
+        let saga = is_stuck_on_disk(&self.journal, id).then_some(Action::Stuck(0));
+        let (attempts, answer) = (0, None);
+        let settled = Settled { entry, bytes, state, attempts, at_ms, answer, client: None, saga, traffic };
         self.write(change, After::Settled(Box::new(settled)));
     }
 }

@@ -12,6 +12,7 @@
 //! | `pace` | how many calls an upstream gets, and whether any |
 //! | `book` | which job goes next |
 //! | `keys` | which job has which key |
+//! | `held` | what somebody has to deal with |
 //! | `accept`, `deliver`, `outcome`, `steps` | what is written, and then done: nothing takes effect before it is on disk |
 //! | `recover` | what a queue does that is found again |
 //!
@@ -32,6 +33,7 @@ mod outcome;
 mod steps;
 
 mod book;
+mod held;
 mod keys;
 mod look;
 mod pace;
@@ -57,8 +59,9 @@ pub use clock::{Clock, Moment};
 pub use first::FirstCall;
 pub use job::{Answer, Fields, JobId, JobName, JobState, JobView, NotAJobName, Tag, state_name, state_named};
 pub use operation::{
-    AttemptRecord, Breaker, Counters, Edit, Filter, Imported, JobHistory, Operation, OperationError, Pause,
-    Plan, ReadError, Resolution, Selection, Size, Status, StepView, UpstreamStatus, WriteError,
+    AttemptRecord, Breaker, Counters, Edit, Filter, HeldJobs, Imported, JobHistory, Operation,
+    OperationError, Pause, Plan, ReadError, Resolution, Selection, Size, Status, StepView, UpstreamStatus,
+    WriteError,
 };
 pub use queue::{OpenError, Options, Queue};
 pub use store::journal::{JournalOptions, Named, RepairError, RepairReport, repair};

@@ -6,6 +6,7 @@ pub(crate) use look::Verb;
 
 use crate::book::Entry;
 use crate::codec::{StoredRequest, StoredStep};
+use crate::held::known_of;
 use crate::job::{JobId, JobState, state_name};
 use crate::operation::{Edit, Operation, OperationError, Resolution, Selection};
 use crate::recover::{EVERYTHING, entry_of};
@@ -335,6 +336,7 @@ impl Shared {
             | JobState::Unknown => {}
         }
         state.hot.remove(id);
+        state.held.remove(row);
         let begins = becomes == JobState::Waiting;
         if row.state.is_pending() {
             state.book.uncount(row.request_bytes);
@@ -372,15 +374,19 @@ impl Shared {
         StoredRequest::decode(record).map_err(|error| OperationError::Malformed(format!("job {id}: {error}")))
     }
 
-    /// Holds up deliveries, or lets them go on.
+    /// Holds up deliveries, or lets them go on. False: so it was.
     pub(crate) async fn set_paused(
         self: &Arc<Self>,
         route: Option<&str>,
         paused: bool,
         by: u32,
-    ) -> Result<(), OperationError> {
+    ) -> Result<bool, OperationError> {
         let _one_at_a_time = self.pausing.lock().await;
         let scope = route.unwrap_or(EVERYTHING).to_owned();
+        let is_paused = self.lock().pauses.iter().any(|known| known.scope == scope);
+        if is_paused == paused {
+            return Ok(false);
+        }
         let pause = Pause { scope: scope.clone(), since_ms: self.wall_ms() };
         let verb = if paused { "pause" } else { "resume" };
         let operation = Change::Operation(self.operation(verb, scope.clone(), 0, by));
@@ -388,11 +394,9 @@ impl Shared {
         let written = self.written_down(Change::Several(vec![change, operation])).await;
         written.map_err(|cause| OperationError::Write { cause, done: 0 })?;
         let mut state = self.lock();
-        let known = state.pauses.iter().position(|known| known.scope == scope);
-        match (known, paused) {
-            (None, true) => state.pauses.push(pause),
-            (Some(place), false) => drop(state.pauses.remove(place)),
-            (Some(_), true) | (None, false) => {}
+        match paused {
+            true => state.pauses.push(pause),
+            false => state.pauses.retain(|known| known.scope != scope),
         }
         match route {
             None => state.book.paused = paused,
@@ -400,7 +404,7 @@ impl Shared {
         }
         drop(state);
         self.wake.notify_one();
-        Ok(())
+        Ok(true)
     }
 
     pub(crate) fn operation(&self, verb: &str, what: String, count: u64, by_uid: u32) -> Operation {
@@ -431,16 +435,6 @@ impl Shared {
 enum BatchError {
     Write(WriteError),
     Other(OperationError),
-}
-
-/// What is recorded of a saga's present run.
-fn known_of(steps: &[StepRecord], generation: u32) -> Vec<(Place, StoredStep)> {
-    let read = |record: &StepRecord| {
-        let place = Place { step: record.step, undo: record.undo };
-        Some((place, StoredStep::decode(record.record.clone()).ok()?))
-    };
-    let all = steps.iter().filter_map(read);
-    all.filter(|(_, step)| step.head.generation == generation).collect()
 }
 
 /// Gives a call of a saga all its attempts again.

@@ -50,6 +50,17 @@ pub struct Counters {
     pub sagas_undo_dead: u64,
 }
 
+/// Users' jobs that somebody has to deal with: retry, edit or drop them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeldJobs {
+    /// Whose attempts or time are used up.
+    pub dead: u64,
+    /// That the service refused for good.
+    pub rejected: u64,
+    /// Of the dead ones, those whose saga failed and could not be undone: it stands half undone.
+    pub stuck_sagas: u64,
+}
+
 /// Whether calls to an upstream are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Breaker {
@@ -98,6 +109,8 @@ pub struct Status {
     pub bytes: u64,
     /// Of these, jobs whose outcome is unknown now.
     pub unknown_now: u64,
+    /// Those that stand until somebody deals with them, from whenever.
+    pub held: HeldJobs,
     /// How old the oldest of them is, in milliseconds. 0 without any.
     pub oldest_ms: u64,
     /// The upstreams that were called.

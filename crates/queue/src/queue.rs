@@ -162,6 +162,7 @@ impl Queue {
             max_depth: state.book.max_depth,
             bytes: state.book.bytes,
             unknown_now: state.book.unknown_now(),
+            held: state.held.now(),
             oldest_ms: oldest.map_or(0, |oldest| self.shared.calendar.passed(oldest, now_ms).unsigned_abs()),
             upstreams: upstreams.collect(),
             paused: state.pauses.clone(),
@@ -266,13 +267,15 @@ impl Queue {
         self.shared.resolve(id, resolution, by_uid).await
     }
 
-    /// Holds up deliveries: of a route, or all of them. Accepting goes on.
-    pub async fn pause(&self, route: Option<&str>, by_uid: u32) -> Result<(), OperationError> {
+    /// Holds up deliveries: of a route, or all of them. Accepting goes on. False: they were held up, and nothing is
+    /// written.
+    pub async fn pause(&self, route: Option<&str>, by_uid: u32) -> Result<bool, OperationError> {
         self.shared.set_paused(route, true, by_uid).await
     }
 
-    /// Lets deliveries go on that were held up by [`pause`](Self::pause) with the same `route`.
-    pub async fn resume(&self, route: Option<&str>, by_uid: u32) -> Result<(), OperationError> {
+    /// Lets deliveries go on that were held up by [`pause`](Self::pause) with the same `route`. False: they were not,
+    /// and nothing is written.
+    pub async fn resume(&self, route: Option<&str>, by_uid: u32) -> Result<bool, OperationError> {
         self.shared.set_paused(route, false, by_uid).await
     }
 
@@ -295,8 +298,13 @@ impl Queue {
         self.shared.read(move |_| shared.import(&lines, by_uid)).await
     }
 
-    /// The newest entries of the audit log, newest first.
-    pub async fn operations(&self, limit: u32) -> Result<Vec<Operation>, OperationError> {
-        Ok(self.shared.read(move |shared| shared.journal.operations(limit)).await?)
+    /// The newest entries of the audit log with their numbers, newest first; of those before the number `before`, if
+    /// that is given.
+    pub async fn operations(
+        &self,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<(u64, Operation)>, OperationError> {
+        Ok(self.shared.read(move |shared| shared.journal.operations(before, limit)).await?)
     }
 }

@@ -4,6 +4,7 @@ use crate::book::{Book, Carried, Entry, InDoubt};
 use crate::calendar::{CLOCK_BACK_LIMIT_MS, Calendar};
 use crate::clock::whole_ms;
 use crate::codec::StoredRequest;
+use crate::held::{self, Held};
 use crate::job::{JobId, JobState};
 use crate::keys::{HashedMap, KeyHash, Keys};
 use crate::operation::Counters;
@@ -40,12 +41,15 @@ impl Shared {
         let mut book = Book::new(limits.concurrency);
         let mut keys = Keys::default();
         let (mut later, mut doubtful) = (Vec::new(), Vec::new());
+        let stuck = held::stuck(&journal).map_err(|error| unreadable(path, &error))?;
+        let mut held = Held::default();
         let mut scheduled: BTreeMap<(i64, JobId), Entry> = BTreeMap::new();
         let (opened_ms, mut newest_ms) = (clock.wall_ms(), i64::MIN);
         let calendar = Calendar::new(opened_ms, clock.now(), recovered.clock.clone());
         for row in recovered.jobs {
             let row = row.map_err(|error| unreadable(path, &error))?;
             newest_ms = newest_ms.max(row.created_ms);
+            held.add(row.id, row.state, !row.preview, stuck.contains(&row.id));
             if let Some(key) = row.key {
                 keys.insert(KeyHash::from_bytes(key), row.id, row.created_ms);
             }
@@ -110,6 +114,7 @@ impl Shared {
             rewriting: 0,
             found_below: recovered.next.0,
             counters: Counters::default(),
+            held,
             dice: Dice(seed),
             next_id: recovered.next.0,
             next_call: 0,

@@ -8,6 +8,7 @@ use crate::clock::{Clock, Moment, whole_ms};
 use crate::codec::StoredRequest;
 use crate::deliver::Flight;
 use crate::first::Early;
+use crate::held::Held;
 use crate::job::{Answer, JobId, JobState, JobView};
 use crate::keys::{HashedMap, KeyHash, Keys};
 use crate::operation::Counters;
@@ -80,6 +81,7 @@ pub(crate) struct State {
     /// Jobs below this number were found when the queue was opened.
     pub(crate) found_below: u64,
     pub(crate) counters: Counters,
+    pub(crate) held: Held,
     pub(crate) dice: Dice,
     pub(crate) next_id: u64,
     pub(crate) next_call: u64,
@@ -409,6 +411,8 @@ impl State {
             Some(Action::Stuck(_)) => counters.sagas_undo_dead += 1,
             Some(Action::Call(_) | Action::Resolve(_)) | None => {}
         }
+        let is_stuck = matches!(settled.saga, Some(Action::Stuck(_)));
+        self.held.add(job_id(&entry), settled.state, settled.traffic.is_users(), is_stuck);
         self.book.settle(entry.id(), entry.order);
         self.book.uncount(settled.bytes);
         self.hot.remove(entry.id());

@@ -150,7 +150,9 @@ impl Shared {
                         days,
                         "dead and rejected jobs were forgotten: nobody has dealt with them"
                     );
-                    shared.lock().counters.held_forgotten += u64::from(jobs);
+                    let mut state = shared.lock();
+                    state.counters.held_forgotten += u64::from(jobs);
+                    forgotten.held.iter().for_each(|row| state.held.remove(row));
                 }
                 if forgotten.more { shared.forget_held() } else { shared.forgotten(Ok(())) }
             }

@@ -2,6 +2,7 @@
 
 use crate::codec::{CodecError, Head, StoredRequest};
 use crate::draw::draw;
+use crate::held::is_stuck;
 use crate::hex::{hex, unhex};
 use crate::job::{Fields, JobId, JobState, state_name, state_named};
 use crate::keys::KeyHash;
@@ -204,7 +205,7 @@ impl Shared {
         let mut holds: VecDeque<Duration> = unknown.map(|(job, _)| hold(job)).collect();
         let mut state = self.lock();
         let told: Vec<_> = reserved.iter().filter_map(|key| state.reserved.remove(key)).collect();
-        for (job, _) in &new {
+        for (job, arrival) in &new {
             let entry = entry_of(&mut state.book, &row_of(job));
             if written.is_err() || !job.state.is_pending() {
                 state.book.uncount(job.request.len() as u64);
@@ -215,6 +216,7 @@ impl Shared {
             if let Some(key) = job.key {
                 state.keys.insert(KeyHash::from_bytes(key), job.id, job.created_ms);
             }
+            state.held.add(job.id, job.state, !job.preview, arrival.is_stuck);
             match job.state {
                 JobState::Waiting if job.due_ms > self.wall_ms() => {
                     let delay = job.due_ms.saturating_sub(self.wall_ms()).unsigned_abs();
@@ -321,6 +323,8 @@ impl Shared {
 struct Arrival {
     job: NewJob,
     steps: Vec<StepRecord>,
+    /// Whether a step of its saga could not be undone.
+    is_stuck: bool,
     /// If its client gave no key: its number where it was exported, and the key that was drawn for it there.
     drawn_key: Option<(JobId, String)>,
 }
@@ -367,6 +371,7 @@ impl Arrival {
             user: request.head.user,
             state,
             idempotent: line.idempotent,
+            preview: !request.head.traffic.is_users(),
             request: request.encode_alone(),
         };
         let step = |step: StepLine| {
@@ -375,7 +380,9 @@ impl Arrival {
             Ok(StepRecord { step: step.step, undo: step.undo, at_ms: step.at_ms, record })
         };
         let steps = line.steps.into_iter().map(step).collect::<Result<Vec<_>, String>>()?;
-        Ok(Self { job, steps, drawn_key })
+        let generation = request.head.generation;
+        let is_stuck = request.saga.is_some_and(|saga| is_stuck(&saga, &steps, generation));
+        Ok(Self { job, steps, is_stuck, drawn_key })
     }
 }
 
@@ -402,6 +409,7 @@ fn row_of(job: &NewJob) -> JobRow {
         user: job.user,
         state: job.state,
         idempotent: job.idempotent,
+        preview: job.preview,
         attempts: 0,
         request_bytes: job.request.len() as u64,
         outcome_ms: None,

@@ -136,6 +136,7 @@ fn accept(journal: &Journal, id: u64, done: mpsc::Sender<Instant>) {
         user: Some(mixed),
         state: JobState::Dispatching,
         idempotent: true,
+        preview: false,
         request: Bytes::from_static(&[b'x'; REQUEST_BYTES]),
     };
     let begun = Instant::now();

@@ -122,7 +122,7 @@ pub struct Recovered {
     pub paused: Vec<Pause>,
     /// How the clock was set while former owners had the file open, in the order of the times to which it was.
     pub clock: Vec<ClockStep>,
-    /// Every job that is pending or has a key, in the order of their numbers.
+    /// Every job that is pending, dead or rejected, or has a key, in the order of their numbers.
     pub jobs: Scan,
 }
 
@@ -143,7 +143,7 @@ impl Iterator for Scan {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(row) = self.rows.by_ref().find(|row| row.state.is_pending() || row.key.is_some()) {
+            if let Some(row) = self.rows.by_ref().find(|row| !row.state.is_final() || row.key.is_some()) {
                 return Some(Ok(row));
             }
             if self.ended {
@@ -371,6 +371,11 @@ impl Journal {
         self.inner.readers.read(|c| read::list(c, filter, after, limit.min(LIST_LIMIT)))
     }
 
+    /// Dead jobs of which an undo of a step is recorded, in whichever run of their saga.
+    pub fn dead_with_undo(&self) -> Result<Vec<JobId>, ReadError> {
+        self.inner.readers.read(read::dead_with_undo)
+    }
+
     /// How many jobs have an outcome, by state; states without any are left out. Those that have none are known to
     /// whoever delivers them.
     pub fn outcomes(&self) -> Result<Vec<(JobState, u64)>, ReadError> {
@@ -382,9 +387,12 @@ impl Journal {
         self.inner.readers.read(read::paused)
     }
 
-    /// The newest entries of the audit log, newest first, at most `limit`.
-    pub fn operations(&self, limit: u32) -> Result<Vec<Operation>, ReadError> {
-        self.inner.readers.read(|c| read::operations(c, limit.min(LIST_LIMIT)))
+    /// The newest entries of the audit log with their numbers, newest first, at most `limit`; of those before the
+    /// number `before`, if that is given.
+    pub fn operations(&self, before: Option<u64>, limit: u32) -> Result<Vec<(u64, Operation)>, ReadError> {
+        // None has a higher number than SQLite can hold.
+        let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+        self.inner.readers.read(|c| read::operations(c, before, limit.min(LIST_LIMIT)))
     }
 
     /// What the journal takes on disk.

@@ -71,6 +71,7 @@ fn new_job(id: JobId) -> NewJob {
         user: Some(id.0),
         state: JobState::Dispatching,
         idempotent: true,
+        preview: false,
         request: content(id, 1),
     }
 }
@@ -261,8 +262,8 @@ fn look(disk: &Disk, path: &Path, told: &Told) -> Result<(), String> {
     if let Some(stranger) = listed.iter().find(|id| !told.asked.contains_key(id)) {
         return Err(format!("nobody handed in job {stranger}"));
     }
-    let logged = journal.operations(1_000).map_err(text)?;
-    let logged: Vec<_> = logged.into_iter().map(|operation| operation.what).collect();
+    let logged = journal.operations(None, 1_000).map_err(text)?;
+    let logged: Vec<_> = logged.into_iter().map(|(_, operation)| operation.what).collect();
     for (id, asked) in &told.asked {
         let acknowledged = told.acknowledged.get(id).copied();
         let found = stage(&journal, *id, &logged)?;

@@ -2,7 +2,7 @@
 
 use crate::desk::{Desk, State};
 use crate::metrics::{label, metric, sample};
-use queue::Breaker;
+use queue::{Breaker, JobState, state_name};
 
 /// Adds what there is to say.
 pub(crate) fn render(desk: &Desk, text: &mut String) {
@@ -66,6 +66,26 @@ pub(crate) fn render(desk: &Desk, text: &mut String) {
     metric(text, "queue_oldest_seconds", "gauge", "How long ago the oldest of them was accepted.");
     let oldest = format!("{}.{:03}", status.oldest_ms / 1000, status.oldest_ms % 1000);
     sample(text, "queue_oldest_seconds", "", oldest);
+    metric(
+        text,
+        "queue_held_jobs",
+        "gauge",
+        "Jobs that stand in this state until somebody deals with them; users' where they are dead or rejected.",
+    );
+    for (state, value) in [
+        (JobState::Dead, status.held.dead),
+        (JobState::Rejected, status.held.rejected),
+        (JobState::Unknown, status.unknown_now),
+    ] {
+        sample(text, "queue_held_jobs", &format!("{{state=\"{}\"}}", state_name(state)), value);
+    }
+    metric(
+        text,
+        "queue_stuck_sagas",
+        "gauge",
+        "Of the dead ones, users' sagas that could not be undone and stand half undone.",
+    );
+    sample(text, "queue_stuck_sagas", "", status.held.stuck_sagas);
     metric(
         text,
         "queue_breaker_open",

@@ -4,16 +4,17 @@
 use crate::environment::{Found, Life};
 use crate::failure::{Exit, Failure};
 use crate::flags::{
-    EditFlags, FileFlags, Flags, ListFlags, OperateFlags, PauseFlags, QueueFlags, QueueVerb, ResolveFlags,
-    SelectionFlags,
+    EditFlags, FileFlags, Flags, ListFlags, OperateFlags, PauseFlags, QueueFlags, QueueLogFlags, QueueVerb,
+    ResolveFlags, SelectionFlags,
 };
 use crate::output::Output;
 use api::PROTOCOL_VERSION;
 use api::queue::{
-    Content, Edit, JobHistory, JobList, ListRequest, Operate, Operated, Operations, Page, PauseRequest,
-    QueueStatus, Resolve, Selection,
+    Content, Edit, Halted, JobHistory, JobList, ListRequest, LogRequest, Operate, Operated, Operations, Page,
+    PauseRequest, QueueStatus, Resolve, Selection,
 };
 use http::Method;
+use model::name::EnvironmentName;
 use serde_json::Value;
 use std::io::Read as _;
 use std::path::Path;
@@ -45,7 +46,7 @@ pub(crate) async fn queue(flags: &Flags, wanted: &QueueFlags, output: Output) ->
         QueueVerb::Import(FileFlags { environment, jobs: file }) => {
             carry::import(&found(environment)?, file, output).await
         }
-        QueueVerb::Log(flag) => log(&found(&flag.environment)?, output).await,
+        QueueVerb::Log(wanted) => log(&found(&wanted.environment)?, wanted, output).await,
         QueueVerb::Repair(flag) => repair::repair(&found(&flag.environment)?, output).await,
     }
 }
@@ -88,9 +89,7 @@ async fn status(found: &Found, output: Output) -> Result<ExitCode, Failure> {
             next.push((what, format!("mainstay queue list {name} --only {state}")));
         }
     }
-    if status.paused || !status.paused_routes.is_empty() {
-        next.push(("let deliveries go on", format!("mainstay queue resume {name}")));
-    }
+    next.extend(resume(&status, name));
     if next.is_empty() {
         next.push(("see what waits", format!("mainstay queue list {name}")));
     }
@@ -225,18 +224,33 @@ async fn halt(found: &Found, verb: &str, wanted: &PauseFlags, output: Output) ->
     must_serve(found).await?;
     let request = PauseRequest { v: PROTOCOL_VERSION, by_uid: by_uid(), route: wanted.route.clone() };
     let path = format!("/v1/queue/{verb}");
-    let status: QueueStatus = found.gateway().call(Method::POST, &path, &request).await?;
-    output.data(text::status(&status), &json(&status));
-    if status.paused || !status.paused_routes.is_empty() {
-        output.next(&[("let deliveries go on", format!("mainstay queue resume {}", found.name))]);
+    let halted: Halted = found.gateway().call(Method::POST, &path, &request).await?;
+    output.data(text::halted(&halted, verb, wanted.route.as_deref()), &json(&halted));
+    let next = resume(&halted.status, &found.name);
+    if !next.is_empty() {
+        output.next(&next);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn log(found: &Found, output: Output) -> Result<ExitCode, Failure> {
+/// How what is paused goes on: each scope by itself.
+fn resume(status: &QueueStatus, name: &EnvironmentName) -> Vec<(&'static str, String)> {
+    let everything = status.paused.then(|| format!("mainstay queue resume {name}"));
+    let routes = status.paused_routes.iter();
+    let routes =
+        routes.map(|route| format!("mainstay queue resume {name} --route \"{}\"", text::plain(route)));
+    everything.into_iter().chain(routes).map(|command| ("let deliveries go on", command)).collect()
+}
+
+async fn log(found: &Found, wanted: &QueueLogFlags, output: Output) -> Result<ExitCode, Failure> {
     must_serve(found).await?;
-    let operations: Operations = found.gateway().get("/v1/queue/operations").await?;
+    let request = LogRequest { before: wanted.before, limit: wanted.limit };
+    let operations: Operations = found.gateway().call(Method::POST, "/v1/queue/operations", &request).await?;
     output.data(text::operations(&operations), &json(&operations));
+    if let Some(before) = operations.next {
+        let older = format!("mainstay queue log {} -n {} --before {before}", found.name, wanted.limit);
+        output.next(&[("see older ones", older)]);
+    }
     Ok(ExitCode::SUCCESS)
 }
 

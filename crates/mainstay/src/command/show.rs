@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::flags::LogsFlags;
 use crate::follow::persist;
 use crate::output::Output;
-use api::gateway::QueueSummary;
+use api::gateway::{QueueHealth, QueueSummary};
 use api::operator::{ReleaseSummary, Status};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -34,13 +34,20 @@ pub(crate) async fn status(found: &Found, output: Output) -> Result<ExitCode, Fa
             "taking_back" | "aborting" | "retiring" | "contracting" | "done" | "refused" | "rolled_back"
         )
     );
+    let mut next = Vec::new();
+    if let Some(queue) = status.gateway.as_ref().and_then(|gateway| gateway.queue.as_ref())
+        && queue.health != QueueHealth::Green
+    {
+        next.push(("see what the queue needs", format!("mainstay queue status {name}")));
+    }
     match over {
-        false => output.next(&[("take the release back", format!("mainstay rollback {name}"))]),
-        true => output.next(&[
+        false => next.push(("take the release back", format!("mainstay rollback {name}"))),
+        true => next.extend([
             ("release a changed version", found.release_command()),
             ("see what became of every request", format!("mainstay history show {name}")),
         ]),
     }
+    output.next(&next);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -127,23 +134,30 @@ fn text(status: &Status) -> String {
 /// What an operator may have to look after, with a command for more.
 fn queue_line(queue: &QueueSummary) -> String {
     if let Some(trouble) = &queue.trouble {
-        return format!("queue      queued routes refuse: {trouble}\n");
+        return format!("queue      red: queued routes refuse: {trouble}\n");
     }
     if queue.opening {
         return "queue      being read; queued requests wait for that\n".to_owned();
     }
-    let mut line = format!("queue      {} waiting", queue.depth);
+    let health = match queue.health {
+        QueueHealth::Green => "",
+        QueueHealth::Yellow => "yellow: ",
+        QueueHealth::Red => "red: ",
+    };
+    let mut line = format!("queue      {health}{} waiting", queue.depth);
     // Writing to a String cannot fail.
     let _ = match queue.depth {
         0 => Ok(()),
         _ => write!(line, ", the oldest for {:.1} s", queue.oldest_ms as f64 / 1000.0),
     };
-    for (count, what) in [
-        (queue.unknown, "of unknown outcome"),
-        (queue.dead, "dead"),
-        (queue.rejected, "rejected"),
-        (queue.sagas_stuck, "sagas that could not be undone"),
-    ] {
+    let dead = match queue.sagas_stuck {
+        0 => "dead".to_owned(),
+        1 => "dead (1 a saga that stands half undone)".to_owned(),
+        stuck => format!("dead ({stuck} sagas that stand half undone)"),
+    };
+    for (count, what) in
+        [(queue.unknown, "of unknown outcome"), (queue.dead, dead.as_str()), (queue.rejected, "rejected")]
+    {
         if count > 0 {
             let _ = write!(line, ", {count} {what}");
         }
@@ -250,4 +264,22 @@ fn new_text(path: &std::path::Path, seen: Option<u64>, lines: usize) -> std::io:
     }
     let skip = text.lines().count().saturating_sub(lines);
     Ok((text.lines().skip(skip).map(|line| format!("{line}\n")).collect(), length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_somebody_has_to_look_after_says_so_first() {
+        let line = |summary: QueueSummary| queue_line(&summary.judged());
+        let well = QueueSummary { depth: 2, oldest_ms: 1_500, ..QueueSummary::default() };
+        assert_eq!(line(well.clone()), "queue      2 waiting, the oldest for 1.5 s\n");
+        let rejected = QueueSummary { rejected: 3, ..QueueSummary::default() };
+        assert_eq!(line(rejected), "queue      yellow: 0 waiting, 3 rejected\n");
+        let stuck = QueueSummary { dead: 2, sagas_stuck: 1, ..QueueSummary::default() };
+        assert_eq!(line(stuck), "queue      red: 0 waiting, 2 dead (1 a saga that stands half undone)\n");
+        let troubled = QueueSummary { trouble: Some("no room".into()), ..well };
+        assert_eq!(line(troubled), "queue      red: queued routes refuse: no room\n");
+    }
 }

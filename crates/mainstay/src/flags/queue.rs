@@ -37,7 +37,7 @@ pub(crate) enum QueueVerb {
     /// Take on jobs that were exported
     Import(FileFlags),
     /// Show what operators did to jobs
-    Log(EnvironmentFlag),
+    Log(QueueLogFlags),
     /// Save what can be saved of a damaged file, and begin a new one
     Repair(EnvironmentFlag),
 }
@@ -147,6 +147,21 @@ pub(crate) struct PauseFlags {
     /// Of this route only, as in "POST /api/orders"
     #[arg(long)]
     pub(crate) route: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct QueueLogFlags {
+    /// The environment
+    #[arg(value_name = "ENV")]
+    pub(crate) environment: EnvironmentName,
+
+    /// How many, the latest first
+    #[arg(short = 'n', long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(crate) limit: u32,
+
+    /// Only what was done before this entry
+    #[arg(long, value_name = "ENTRY")]
+    pub(crate) before: Option<u64>,
 }
 
 #[derive(Debug, Args)]

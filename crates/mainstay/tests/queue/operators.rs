@@ -91,10 +91,21 @@ fn deliveries_are_paused_and_go_on() {
     drained(&environment);
     assert_eq!(orders_of(&environment, "d"), 1);
 
+    let said = environment.mainstay(&["queue", "resume", "here", "--route", route]).ok();
+    assert!(said.stdout.starts_with("POST /api/orders was not paused\n"), "{said:?}");
+    let mistyped = environment.mainstay(&["queue", "pause", "here", "--route", "POST /api/order"]);
+    assert_eq!(mistyped.code, 2, "{mistyped:?}");
+    assert!(mistyped.stderr.contains("queued are \"POST /api/orders\""), "{mistyped:?}");
+
     let log = queue_does(&environment, &["log", "here"]).ok().json();
     let log: Vec<_> =
         log["operations"].as_array().expect("operations").iter().map(|one| &one["verb"]).collect();
     assert_eq!(log, ["resume", "pause", "resume", "pause"], "the latest first");
+    let latest = environment.mainstay(&["queue", "log", "here", "-n", "3"]).ok();
+    assert!(latest.stdout.trim_end().ends_with("… and what was done before entry 2"), "{latest:?}");
+    assert!(latest.stderr.contains("mainstay queue log here -n 3 --before 2"), "{latest:?}");
+    let oldest = environment.mainstay(&["queue", "log", "here", "-n", "3", "--before", "2"]).ok();
+    assert_eq!(oldest.stdout.lines().count(), 1, "{oldest:?}");
 }
 
 #[test]
@@ -250,6 +261,11 @@ fn a_damaged_file_refuses_by_name_forwarding_goes_on_and_what_is_left_is_salvage
 
     let open = queue_is(&environment, "the queue is open again", |status| status["open"] == true);
     assert_eq!(open["trouble"], Value::Null, "{open}");
+    let log = queue_does(&environment, &["log", "here", "-n", "1"]).ok().json();
+    let entry = &log["operations"][0];
+    assert_eq!((&entry["verb"], &entry["count"]), (&json!("repair"), &repaired["jobs"]), "{log}");
+    let own = std::fs::metadata(environment.state()).expect("the state folder").uid();
+    assert_eq!(entry["by_uid"], own, "{log}");
     // What is not whole is never sent by itself; of what is, the operator knows that none was sent.
     let all = |state: &str| ids(&listed(&environment, &["--only", state, "-n", "500"]));
     let (waiting, unknown, dead) = (all("waiting"), all("unknown"), all("dead"));

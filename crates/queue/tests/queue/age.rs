@@ -171,6 +171,7 @@ async fn dead_letters_are_kept_for_a_month() {
         stage.settled().await;
     }
     assert_eq!((stage.counters().held_forgotten, stage.state(names[0]).await), (0, JobState::Rejected));
+    assert_eq!(stage.queue.status().held.rejected, 1_200);
     stage.clock.advance(Duration::from_secs(2 * 86_400));
     // One tick is enough: each batch is followed by the next.
     stage.queue.tend();
@@ -178,6 +179,7 @@ async fn dead_letters_are_kept_for_a_month() {
         stage.settled().await;
     }
     assert_eq!(stage.counters().held_forgotten, 1_200);
+    assert_eq!(stage.queue.status().held.rejected, 0);
     assert_eq!(stage.queue.job(names[0]).await.unwrap(), None);
 }
 

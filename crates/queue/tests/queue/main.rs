@@ -8,6 +8,7 @@ mod age;
 mod deliver;
 mod doubt;
 mod early;
+mod held;
 mod keys;
 mod operate;
 mod order;

@@ -82,7 +82,10 @@ async fn retried_with_another_request_or_the_same() {
     assert_eq!(error.to_string(), "job 1 is delivered: only a job that is dead or rejected can be retried");
     let error = stage.queue.retry(Selection::Jobs(vec![JobId(99)]), 0).await.unwrap_err();
     assert_eq!(error, OperationError::NoSuchJob(JobId(99)));
-    let log = stage.queue.operations(100).await.unwrap();
+    let log = stage.queue.operations(None, 100).await.unwrap();
+    let (numbers, log): (Vec<u64>, Vec<_>) = log.into_iter().unzip();
+    let older = stage.queue.operations(Some(numbers[0]), 100).await.unwrap();
+    assert_eq!(older, [(numbers[1], log[1].clone())]);
     let told: Vec<_> =
         log.iter().map(|line| (line.verb.as_str(), line.what.as_str(), line.count, line.by_uid)).collect();
     assert_eq!(told, [("retry", "rejected", 2, 1000), ("edit", "jobs 1", 1, 1000)]);

@@ -58,7 +58,7 @@ pub(crate) fn checkout() -> Saga {
     Saga { answer: "record".into(), steps }
 }
 
-fn sale(saga: &Saga) -> Submission {
+pub(crate) fn sale(saga: &Saga) -> Submission {
     Submission { saga: Some(Arc::new(saga.clone())), ..request(idempotent(), r#"{"customer":7}"#) }
 }
 
@@ -73,7 +73,7 @@ fn line(call: &Call) -> String {
 }
 
 /// Says yes, with an id for each kind of thing.
-fn yes(call: &Call) -> CallOutcome {
+pub(crate) fn yes(call: &Call) -> CallOutcome {
     match call.path_and_query.as_str() {
         "/charges" => answered(201, r#"{"id":"c1"}"#),
         "/orders" => answered(201, r#"{"id":17}"#),

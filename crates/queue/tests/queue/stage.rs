@@ -94,7 +94,7 @@ impl Stage {
         assert!(!found.is_empty());
         found.iter().for_each(|at| file[*at] ^= 1);
         std::fs::write(&path, file).unwrap();
-        queue::repair(&path).unwrap();
+        queue::repair(&path, START, 0).unwrap();
         let queue = open(folder.path(), &opened, &clock).unwrap();
         Self { queue, clock, folder, opened }
     }

@@ -16,6 +16,7 @@ const HAS_KEY: u8 = 1;
 const HAS_ORDER: u8 = 2;
 const HAS_USER: u8 = 4;
 const IDEMPOTENT: u8 = 8;
+const PREVIEW: u8 = 16;
 
 /// See [`NewJob`] for what the fields mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,7 @@ pub(super) struct Card {
     pub(super) user: Option<u64>,
     pub(super) request_bytes: u64,
     pub(super) idempotent: bool,
+    pub(super) preview: bool,
 }
 
 /// What a card is bound to.
@@ -49,6 +51,7 @@ impl Card {
             user: new.user,
             request_bytes: new.request.len() as u64,
             idempotent: new.idempotent,
+            preview: new.preview,
         }
     }
 
@@ -71,7 +74,8 @@ impl Card {
         put(&[flag(self.key.is_some(), HAS_KEY)
             | flag(self.order.is_some(), HAS_ORDER)
             | flag(self.user.is_some(), HAS_USER)
-            | flag(self.idempotent, IDEMPOTENT)]);
+            | flag(self.idempotent, IDEMPOTENT)
+            | flag(self.preview, PREVIEW)]);
         let sum = sum(&card[..SUM_AT], bound);
         card[SUM_AT..].copy_from_slice(&sum);
         card
@@ -102,6 +106,7 @@ impl Card {
             user: has(HAS_USER).then_some(user),
             request_bytes,
             idempotent: has(IDEMPOTENT),
+            preview: has(PREVIEW),
         })
     }
 }

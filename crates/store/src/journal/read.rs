@@ -175,6 +175,7 @@ impl<'r> Narrow<'r> {
             user: card.user,
             state,
             idempotent: card.idempotent,
+            preview: card.preview,
             attempts,
             request_bytes: card.request_bytes,
             outcome_ms: match state {
@@ -324,6 +325,20 @@ pub(super) fn steps(c: &Connection, id: i64) -> Result<Vec<StepRecord>, Fault> {
     Ok(found)
 }
 
+/// Dead jobs of which an undo of a step is recorded, from whenever.
+pub(super) fn dead_with_undo(c: &Connection) -> Result<Vec<JobId>, Fault> {
+    let mut query = c.prepare_cached(
+        "SELECT id FROM job INDEXED BY finished WHERE state = ?1 AND state > 3 \
+         AND EXISTS (SELECT 1 FROM step WHERE step.job = job.id AND undo)",
+    )?;
+    let mut rows = query.query([JobState::Dead.code()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(JobId(column::<i64>(row, 0)?.cast_unsigned()));
+    }
+    Ok(found)
+}
+
 /// Counted in the index of those that have an outcome, without reading a row.
 pub(super) fn outcomes(c: &Connection) -> Result<Vec<(JobState, u64)>, Fault> {
     let mut query = c.prepare_cached("SELECT state, count(*) FROM job WHERE state > 3 GROUP BY state")?;
@@ -347,13 +362,15 @@ pub(super) fn paused(c: &Connection) -> Result<Vec<Pause>, Fault> {
     Ok(found)
 }
 
-pub(super) fn operations(c: &Connection, limit: u32) -> Result<Vec<Operation>, Fault> {
-    let mut query =
-        c.prepare_cached("SELECT at_ms, verb, what, count, by_uid FROM operation ORDER BY id DESC LIMIT ?1")?;
-    let mut rows = query.query([limit])?;
+pub(super) fn operations(c: &Connection, before: i64, limit: u32) -> Result<Vec<(u64, Operation)>, Fault> {
+    let mut query = c.prepare_cached(
+        "SELECT id, at_ms, verb, what, count, by_uid FROM operation WHERE id < ?1 ORDER BY id DESC LIMIT ?2",
+    )?;
+    let mut rows = query.query(params![before, limit])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(operation(row, 0)?);
+        let id = column::<i64>(row, 0)?;
+        found.push((id.cast_unsigned(), operation(row, 1)?));
     }
     Ok(found)
 }

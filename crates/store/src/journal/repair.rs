@@ -38,7 +38,7 @@ pub struct RepairReport {
     pub requests: u64,
     /// Their responses.
     pub responses: u64,
-    /// Entries of the audit log.
+    /// Entries of the audit log, without the one of this repair.
     pub operations: u64,
     /// Jobs that are not in the new file: their rows are unreadable or not what was written. Where a part of the file
     /// is unreadable, every number that could have been in it counts.
@@ -137,8 +137,11 @@ pub enum RepairError {
 /// Moves the damaged file at `path` aside (`queue.db.damaged-N`) and makes a new one of what is whole in it. Nobody
 /// may have the file open, this process included.
 ///
+/// The new file comes with an entry of the audit log that says what was saved: at `at_ms`, Unix milliseconds, for the
+/// user `by_uid`.
+///
 /// Takes time and room in proportion to the file.
-pub fn repair(path: &Path) -> Result<RepairReport, RepairError> {
+pub fn repair(path: &Path, at_ms: i64, by_uid: u32) -> Result<RepairReport, RepairError> {
     let marker = beside(path, ".repairing");
     let planned = planned(path, &marker)?;
     let goes_on = planned.is_some();
@@ -175,7 +178,7 @@ pub fn repair(path: &Path) -> Result<RepairReport, RepairError> {
         remove(&beside(&new, end))?;
     }
     let source = source::open(&aside)?;
-    let report = salvage::all(&source, &aside, &new)?;
+    let report = salvage::all(&source, &aside, &new, (at_ms, by_uid))?;
     close(source)?;
     open_file(&new)?.sync_all().map_err(|cause| failed("sync", &new, cause))?;
     // Of somebody who opened the journal just before the marker was there, and was refused then.

@@ -1,6 +1,7 @@
 //! Forgets what has been finished for long, a little at a time, and gives room back to the disk.
 
-use super::row::{Forgotten, JobState, Retention};
+use super::read::Fault;
+use super::row::{Forgotten, JobRow, JobState, Retention};
 use super::{FORGET_BYTES_LIMIT, FORGET_LIMIT, read, schema};
 use crate::commit::WriteError;
 use rusqlite::{Connection, Transaction, params};
@@ -28,6 +29,7 @@ pub(super) fn forget(t: &Transaction<'_>, retention: Retention) -> Result<Forgot
     let sharing = sharing(t, &found)?;
     let more = found.len() == limit || sharing < found.len();
     found.truncate(sharing);
+    let held = if retention.held_before_ms.is_some() { held(t, &found)? } else { Vec::new() };
     for sql in [
         "DELETE FROM job WHERE id = ?1",
         "DELETE FROM request WHERE id = ?1",
@@ -53,7 +55,20 @@ pub(super) fn forget(t: &Transaction<'_>, retention: Retention) -> Result<Forgot
         .execute(params![before, limit])?;
     }
     let jobs = u32::try_from(found.len()).unwrap_or(u32::MAX);
-    Ok(Forgotten { jobs, more })
+    Ok(Forgotten { jobs, held, more })
+}
+
+/// Those of these jobs that are dead or rejected. One whose row makes no sense is forgotten like others.
+fn held(t: &Transaction<'_>, found: &[i64]) -> Result<Vec<JobRow>, WriteError> {
+    let mut held = Vec::new();
+    for id in found {
+        match read::job(t, *id) {
+            Ok(Some(row)) if matches!(row.state, JobState::Dead | JobState::Rejected) => held.push(row),
+            Ok(_) | Err(Fault::Wrong(_)) => {}
+            Err(fault @ Fault::Sql(_)) => return Err(fault.into()),
+        }
+    }
+    Ok(held)
 }
 
 /// How many of these jobs, from the first one on, are forgotten together: the last is the one that reaches

@@ -132,6 +132,8 @@ pub struct NewJob {
     pub state: JobState,
     /// Whether it may be sent again when it may have happened.
     pub idempotent: bool,
+    /// Whether it is for a release that serves no users yet. Jobs of before there was this are users'.
+    pub preview: bool,
     /// Encoded, with a version of its own: head, body, saga, limits.
     pub request: Bytes,
 }
@@ -159,6 +161,8 @@ pub struct JobRow {
     pub state: JobState,
     /// As accepted.
     pub idempotent: bool,
+    /// As accepted.
+    pub preview: bool,
     /// Attempts that were begun since it was accepted or last released.
     pub attempts: u32,
     /// Bytes of the encoded request.
@@ -210,7 +214,7 @@ pub struct StepRecord {
 pub struct Operation {
     /// When, Unix milliseconds.
     pub at_ms: i64,
-    /// `retry`, `edit`, `drop`, `pause`, `resume`, `import` and the like.
+    /// `retry`, `edit`, `drop`, `pause`, `resume`, `import`, `repair` and the like.
     pub verb: String,
     /// To what: a filter or numbers, as text.
     pub what: String,
@@ -356,10 +360,12 @@ pub struct Retention {
 }
 
 /// What was forgotten.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forgotten {
     /// Jobs, with everything that belonged to them.
     pub jobs: u32,
+    /// Those of them that were dead or rejected, as far as their rows could be believed.
+    pub held: Vec<JobRow>,
     /// Whether a limit was reached, of jobs or of bytes, so that there may be more.
     pub more: bool,
 }

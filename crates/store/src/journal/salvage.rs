@@ -25,8 +25,13 @@ const ROWS_PER_PAGE: i64 = 40;
 const REQUEST_LOST: &str = "its request was lost with a damaged file";
 
 /// Copies everything that is whole in `source`, the file `aside`, into a new file at `new`, which is closed and
-/// complete afterwards.
-pub(super) fn all(source: &Source, aside: &Path, new: &Path) -> Result<RepairReport, RepairError> {
+/// complete afterwards. `asked`: when, and by which user, for the audit log.
+pub(super) fn all(
+    source: &Source,
+    aside: &Path,
+    new: &Path,
+    asked: (i64, u32),
+) -> Result<RepairReport, RepairError> {
     let settings = Settings { pragmas: schema::PRAGMAS, ..Settings::default() };
     let to = commit::connect(new, SCHEMA_VERSION, &settings, schema::migrate)?;
     let mut salvage = Salvage {
@@ -46,6 +51,7 @@ pub(super) fn all(source: &Source, aside: &Path, new: &Path) -> Result<RepairRep
             doubtful: Named::default(),
         },
         saved: Vec::new(),
+        asked,
     };
     salvage.run().map_err(RepairError::Write)?;
     let Salvage { to, found, .. } = salvage;
@@ -62,6 +68,7 @@ struct Salvage<'s> {
     found: RepairReport,
     /// The numbers of the jobs in the new file, in order.
     saved: Vec<i64>,
+    asked: (i64, u32),
 }
 
 impl Salvage<'_> {
@@ -255,7 +262,27 @@ impl Salvage<'_> {
                 self.found.operations += 1;
             }
         });
-        failed.map(drop)
+        failed?;
+        self.own_entry()
+    }
+
+    /// What this repair has done, after all that was done before.
+    fn own_entry(&self) -> rusqlite::Result<()> {
+        let RepairReport { aside, jobs, responses, lost, missing, without_request, doubtful, .. } =
+            &self.found;
+        let aside = aside.file_name().unwrap_or_default().to_string_lossy();
+        let (lost, missing) = (lost.count, missing.count);
+        let what = format!(
+            "{aside}: {jobs} jobs and {responses} answers saved, {lost} jobs lost, {missing} not found, \
+             {} without their requests, {} in doubt",
+            without_request.count, doubtful.count
+        );
+        let (at_ms, by_uid) = self.asked;
+        self.to.execute(
+            "INSERT INTO operation (at_ms, verb, what, count, by_uid) VALUES (?1, 'repair', ?2, ?3, ?4)",
+            params![at_ms, what, i64::try_from(*jobs).unwrap_or(i64::MAX), by_uid],
+        )?;
+        Ok(())
     }
 }
 

@@ -19,6 +19,13 @@ fn open_with(folder: &TempDir, options: JournalOptions) -> (Journal, Recovered) 
     Journal::open(&folder.path().join("queue.db"), options).unwrap()
 }
 
+/// When and for whom files are repaired.
+const REPAIRED: (i64, u32) = (7_000_000, 7);
+
+fn repair(path: &Path) -> Result<RepairReport, RepairError> {
+    super::repair(path, REPAIRED.0, REPAIRED.1)
+}
+
 fn new_job(id: u64) -> NewJob {
     let byte = (id % 251) as u8;
     NewJob {
@@ -34,6 +41,7 @@ fn new_job(id: u64) -> NewJob {
         user: id.is_multiple_of(2).then_some(id),
         state: JobState::Dispatching,
         idempotent: id.is_multiple_of(2),
+        preview: id.is_multiple_of(7),
         request: Bytes::from(vec![byte; 100 + id as usize % 5_000]),
     }
 }
@@ -51,6 +59,7 @@ fn row(new: &NewJob) -> JobRow {
         user: new.user,
         state: new.state,
         idempotent: new.idempotent,
+        preview: new.preview,
         attempts: u32::from(new.state == JobState::Dispatching),
         request_bytes: new.request.len() as u64,
         outcome_ms: new
@@ -473,7 +482,7 @@ fn a_job_keeps_its_history() {
         journal.steps(id).unwrap(),
         [step(0, false, "done"), step(1, false, "done"), step(1, true, "undone")]
     );
-    assert_eq!(journal.operations(10).unwrap(), [retry]);
+    assert_eq!(journal.operations(None, 10).unwrap(), [(1, retry)]);
 }
 
 #[test]
@@ -509,7 +518,7 @@ fn several_changes_are_all_there_or_none() {
     }
     assert_eq!(states(&journal).len(), 45);
     assert_eq!(journal.request(JobId(110)).unwrap(), None);
-    assert_eq!(journal.operations(LIST_LIMIT).unwrap().len(), 45);
+    assert_eq!(journal.operations(None, LIST_LIMIT).unwrap().len(), 45);
     assert!(matches!(accept(&journal, new_job(1)), Err(WriteError::Refused(_))), "a number is used once");
     assert_eq!(journal.request(JobId(1)).unwrap(), Some(new_job(1).request));
 
@@ -626,6 +635,12 @@ fn forget(journal: &Journal, retention: Retention) -> Forgotten {
     wait(|done| journal.forget(retention, done)).unwrap()
 }
 
+/// How many jobs, and whether there may be more.
+fn forgot(journal: &Journal, retention: Retention) -> (u32, bool) {
+    let Forgotten { jobs, more, .. } = forget(journal, retention);
+    (jobs, more)
+}
+
 #[test]
 fn what_is_forgotten_is_gone_and_its_number_is_not_used_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -655,19 +670,23 @@ fn what_is_forgotten_is_gone_and_its_number_is_not_used_again() {
         operations_before_ms: None,
         limit: 2,
     };
-    assert_eq!(forget(&journal, until(100)), Forgotten { jobs: 0, more: false });
-    assert_eq!(forget(&journal, until(101)), Forgotten { jobs: 2, more: true });
-    assert_eq!(forget(&journal, until(101)), Forgotten { jobs: 1, more: false });
+    assert_eq!(forgot(&journal, until(100)), (0, false));
+    assert_eq!(forgot(&journal, until(101)), (2, true));
+    assert_eq!(forgot(&journal, until(101)), (1, false));
     let kept =
         [JobState::Waiting, JobState::Dispatching, JobState::Rejected, JobState::Dead, JobState::Unknown];
     assert_eq!(states(&journal).into_iter().map(|(_, state)| state).collect::<Vec<_>>(), kept);
     let held = Retention { held_before_ms: Some(101), operations_before_ms: Some(100), ..until(0) };
-    assert_eq!(forget(&journal, held), Forgotten { jobs: 2, more: true });
+    let Forgotten { jobs, held, more } = forget(&journal, held);
+    let held: Vec<_> = held.iter().map(|row| (row.id.0, row.state)).collect();
+    assert_eq!((jobs, more), (2, true));
+    assert_eq!(held, [(4, JobState::Rejected), (5, JobState::Dead)]);
     assert_eq!(
         states(&journal),
         [(1, JobState::Waiting), (2, JobState::Dispatching), (6, JobState::Unknown)]
     );
-    assert_eq!(journal.operations(9).unwrap().iter().map(|entry| entry.at_ms).collect::<Vec<_>>(), [100]);
+    let left = journal.operations(None, 9).unwrap();
+    assert_eq!(left.iter().map(|(_, entry)| entry.at_ms).collect::<Vec<_>>(), [100]);
     drop(journal);
     let tables = Connection::open(folder.path().join("queue.db")).unwrap();
     for (table, rows) in [("job", 3), ("request", 3), ("response", 1), ("attempt", 2), ("step", 3)] {
@@ -699,12 +718,12 @@ fn what_is_large_is_forgotten_a_little_at_a_time() {
         operations_before_ms: None,
         limit: FORGET_LIMIT,
     };
-    assert_eq!(forget(&journal, retention), Forgotten { jobs: 4, more: true });
-    assert_eq!(forget(&journal, retention), Forgotten { jobs: 2, more: false });
+    assert_eq!(forgot(&journal, retention), (4, true));
+    assert_eq!(forgot(&journal, retention), (2, false));
     // One that alone is larger than that is forgotten all the same.
     accept(&journal, NewJob { request: vec![0; 5 * part].into(), ..new_job(7) }).unwrap();
     update(&journal, outcome(7, JobState::Done, 100)).unwrap();
-    assert_eq!(forget(&journal, retention), Forgotten { jobs: 1, more: false });
+    assert_eq!(forgot(&journal, retention), (1, false));
 }
 
 #[test]

@@ -341,7 +341,7 @@ fn forwarded_requests_are_not_queued() {
     assert!(answer.all("mainstay-job").is_empty());
 }
 
-fn step(name: &str, to: &str, path: &str) -> SagaStep {
+pub(super) fn step(name: &str, to: &str, path: &str) -> SagaStep {
     SagaStep {
         name: name.into(),
         call: SagaCall {
@@ -358,7 +358,7 @@ fn step(name: &str, to: &str, path: &str) -> SagaStep {
     }
 }
 
-fn template(text: &str) -> Template {
+pub(super) fn template(text: &str) -> Template {
     Template::literal(text)
 }
 

@@ -5,7 +5,8 @@ use crate::stage::{Gateway, PATIENCE, Reply, Upstream, dead_address, ok, stamp, 
 use api::client::{CallError, Client};
 use api::problem::Code;
 use api::queue::{
-    CARGO_LIMIT, Exported, Imported, JobHistory, JobList, Operated, Operations, PAGE_BYTES, QueueStatus,
+    CARGO_LIMIT, Exported, Halted, Imported, JobHistory, JobList, Operated, Operations, PAGE_BYTES,
+    QueueStatus,
 };
 use http::Method;
 use serde_json::{Value, json};
@@ -49,6 +50,59 @@ fn paused_and_resumed() {
     let log: Operations = call(&gateway, Method::GET, "/v1/queue/operations", &Value::Null).unwrap();
     let verbs: Vec<_> = log.operations.iter().map(|entry| (entry.verb.as_str(), entry.by_uid)).collect();
     assert_eq!(verbs, [("resume", 7), ("pause", 7)]);
+    assert_eq!(log.next, None, "that is all of it");
+    let latest: Operations = post(&gateway, "operations", json!({ "limit": 1 }));
+    let verbs = |log: &Operations| log.operations.iter().map(|entry| entry.verb.clone()).collect::<Vec<_>>();
+    assert_eq!((verbs(&latest), latest.next), (vec!["resume".to_owned()], Some(latest.operations[0].id)));
+    let before: Operations = post(&gateway, "operations", json!({ "before": latest.next, "limit": 1 }));
+    assert_eq!((verbs(&before), before.next), (vec!["pause".to_owned()], None));
+}
+
+fn halted(gateway: &Gateway, verb: &str, route: &str) -> Result<Halted, CallError> {
+    let body = json!({ "v": 1, "by_uid": 7, "route": route });
+    call(gateway, Method::POST, &format!("/v1/queue/{verb}"), &body)
+}
+
+#[test]
+fn a_route_that_is_none_is_not_paused() {
+    let upstream = Upstream::named("done");
+    let gateway = serving(&upstream, |route| route.wait = Duration::ZERO);
+    wait_for("the queue", || status(&gateway).open.then_some(()));
+    match halted(&gateway, "pause", "POST /order") {
+        Err(CallError::Refused(problem)) => {
+            assert_eq!(problem.code, Code::BadRequest);
+            let told = "\"POST /order\" is no queued route, and no job of it is pending; queued are \"POST /orders\"";
+            assert_eq!(problem.message, told);
+        }
+        other => panic!("{other:?}"),
+    }
+    let paused = halted(&gateway, "pause", "POST /orders").unwrap();
+    assert_eq!((paused.unchanged, paused.status.paused_routes), (false, vec!["POST /orders".to_owned()]));
+    assert!(halted(&gateway, "pause", "POST /orders").unwrap().unchanged);
+    let job = location(&gateway.ask(&order(&[], "{}")));
+    // The next release has no such route: its jobs are there all the same.
+    gateway.activate(&stamp(2, &[&upstream]));
+    assert!(!halted(&gateway, "resume", "POST /orders").unwrap().unchanged);
+    assert!(halted(&gateway, "resume", "POST /orders").unwrap().unchanged, "it was not paused");
+    delivered(&gateway, &job);
+    match halted(&gateway, "pause", "POST /orders") {
+        Err(CallError::Refused(problem)) => {
+            assert!(problem.message.ends_with("no route is queued"), "{problem:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let log: Operations = call(&gateway, Method::GET, "/v1/queue/operations", &Value::Null).unwrap();
+    let verbs: Vec<_> = log.operations.iter().map(|entry| entry.verb.as_str()).collect();
+    assert_eq!(verbs, ["resume", "pause"], "what changes nothing is not written");
+}
+
+#[test]
+fn what_waits_of_a_route_that_is_gone_is_paused() {
+    let gateway = Gateway::start();
+    gateway.activate(&queueing(stamp_at(1, &[dead_address()]), |route| route.wait = Duration::ZERO));
+    location(&gateway.ask(&order(&[], "{}")));
+    gateway.activate(&stamp_at(2, &[dead_address()]));
+    assert!(!halted(&gateway, "pause", "POST /orders").unwrap().unchanged);
 }
 
 #[test]

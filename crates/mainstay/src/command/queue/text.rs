@@ -1,7 +1,7 @@
 //! The queue for people.
 
 use crate::follow::clock;
-use api::queue::{Content, Job, JobHistory, JobList, Operated, Operations, QueueStatus};
+use api::queue::{Content, Halted, Job, JobHistory, JobList, Operated, Operations, QueueStatus};
 use std::fmt::Write as _;
 
 /// Text that anybody may have sent, in one line for a terminal: what would move its cursor, change its colours or turn
@@ -58,6 +58,9 @@ pub(super) fn status(status: &QueueStatus) -> String {
     for (state, count) in &status.states {
         let _ = writeln!(text, "{count:12}  {state}");
     }
+    if status.stuck_sagas > 0 {
+        let _ = writeln!(text, "{:12}  sagas among the dead that stand half undone", status.stuck_sagas);
+    }
     let counts = &status.counts;
     let _ = writeln!(text, "since the gateway started");
     for (what, count) in [
@@ -89,6 +92,17 @@ pub(super) fn status(status: &QueueStatus) -> String {
     }
     text.truncate(text.trim_end().len());
     text
+}
+
+/// What came of a `pause` or a `resume`.
+pub(super) fn halted(halted: &Halted, verb: &str, route: Option<&str>) -> String {
+    let what = route.map_or_else(|| "everything".to_owned(), plain);
+    let note = match (halted.unchanged, verb) {
+        (false, _) => String::new(),
+        (true, "resume") => format!("{what} was not paused\n"),
+        (true, _) => format!("{what} was paused already\n"),
+    };
+    note + &status(&halted.status)
 }
 
 pub(super) fn list(list: &JobList) -> String {
@@ -185,8 +199,12 @@ pub(super) fn operations(operations: &Operations) -> String {
             jobs(operation.count)
         )
     };
-    let lines: Vec<String> = operations.operations.iter().map(line).collect();
-    if lines.is_empty() { "nothing was done to jobs".into() } else { lines.join("\n") }
+    let mut lines: Vec<String> = operations.operations.iter().map(line).collect();
+    if lines.is_empty() {
+        return "nothing was done to jobs".into();
+    }
+    lines.extend(operations.next.map(|before| format!("… and what was done before entry {before}")));
+    lines.join("\n")
 }
 
 fn at(ms: i64) -> u64 {

@@ -175,6 +175,12 @@ fn a_whole_file_is_saved_as_it_is() {
     assert_eq!(recovered.paused, [Pause { scope: "*".into(), since_ms: 5 }]);
     assert_eq!(journal.steps(JobId(400)).unwrap().len(), 1);
     assert_eq!(journal.attempts(JobId(400)).unwrap(), [attempt(1)]);
+    let what = "queue.db.damaged-1: 1500 jobs and 500 answers saved, 0 jobs lost, 0 not found, \
+                0 without their requests, 0 in doubt";
+    let (at_ms, by_uid) = REPAIRED;
+    let entry = Operation { at_ms, verb: "repair".into(), what: what.into(), count: JOBS, by_uid };
+    let logged = journal.operations(None, LIST_LIMIT).unwrap();
+    assert_eq!((logged.len() as u64, &logged[0].1), (done + 1, &entry));
     close(&journal, &path);
     assert_accounted_for(&path, &report, JOBS);
     assert_eq!(repair(&path).unwrap().aside, path.with_file_name("queue.db.damaged-2"));
