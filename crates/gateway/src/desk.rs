@@ -134,6 +134,11 @@ impl Desk {
         &self.path
     }
 
+    /// Why the queue's file is not used, with its name: what clients and operators are told.
+    pub(crate) fn explained(&self, cause: &dyn Error) -> String {
+        explain(&self.path, cause)
+    }
+
     fn open(&self, limits: &QueueLimits) -> Result<(Queue, u64), String> {
         let seed =
             getrandom::u64().map_err(|cause| format!("the machine gives no random numbers: {cause}"))?;

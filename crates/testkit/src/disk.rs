@@ -40,7 +40,7 @@ pub(crate) enum Failure {
     Exists,
     /// The file ends before the last byte that was asked for; the rest was filled with zeros.
     Short,
-    /// The disk has no room for a file to grow.
+    /// The disk has no room.
     Full,
     /// What was written did not get to the disk.
     Unsynced,
@@ -247,7 +247,7 @@ impl Machine {
             state.files[opened.file].image.change(change);
             return Ok(());
         }
-        if state.full && state.files[opened.file].image.grows_by(&change) {
+        if state.full && matches!(change, Change::Write(..)) {
             return Err(Failure::Full);
         }
         let outcome = state.reach_boundary();

@@ -108,7 +108,8 @@ impl Disk {
         self.machine.fail_sync(fail);
     }
 
-    /// From now on there is no room for files to grow, or there is again.
+    /// From now on there is no room, or there is again. Also what is written over needs some, as where a file system
+    /// writes everything to a new place.
     pub fn fill(&self, full: bool) {
         self.machine.fill(full);
     }

@@ -1,6 +1,7 @@
 //! Queued routes, as clients, services and operators see them.
 
 mod delivering;
+mod disks;
 mod jobs;
 mod keys;
 mod operating;

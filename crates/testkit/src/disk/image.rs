@@ -45,11 +45,6 @@ impl Image {
         self.unsynced.clear();
     }
 
-    /// Whether there has to be more room on the disk for a change.
-    pub(super) fn grows_by(&self, change: &Change) -> bool {
-        change.length_after(self.seen.len()) > self.seen.len()
-    }
-
     /// What may be there after a power cut.
     pub(super) fn survivor(&self, dice: &mut Dice) -> Vec<u8> {
         let count = self.unsynced.len();
