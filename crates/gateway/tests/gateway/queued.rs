@@ -1,5 +1,7 @@
 //! Queued routes, as clients, services and operators see them.
 
+mod bodies;
+mod credentials;
 mod delivering;
 mod disks;
 mod jobs;
