@@ -8,6 +8,8 @@ mod age;
 mod deliver;
 mod doubt;
 mod early;
+mod forgetting;
+mod imports;
 mod keys;
 mod operate;
 mod order;
