@@ -1,6 +1,6 @@
 //! A job as it is on disk, and in memory where that knows better.
 
-use crate::job::{Answer, JobId, JobName, JobState, JobView, Tag};
+use crate::job::{Answer, JobId, JobName, JobView, Tag};
 use crate::shared::Shared;
 use std::sync::Arc;
 use store::journal::{Change, JobRow, ReadError};
