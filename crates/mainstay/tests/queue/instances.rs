@@ -67,7 +67,7 @@ fn an_instance_queues_by_the_address_that_it_is_given() {
         ),
     );
     environment.mainstay(&["up", "here"]).ok();
-    let queued = || send(address, "POST", "/later", &[], "a mail").expect("the gateway answers");
+    let queued = || send(address, "POST", "/later", &[], "a-mail").expect("the gateway answers");
     let answer = queued();
     assert_eq!(answer.status, 202, "{answer:?}");
     assert!(answer.body.starts_with("/.mainstay/jobs/"), "{answer:?}");
@@ -75,5 +75,5 @@ fn an_instance_queues_by_the_address_that_it_is_given() {
     // The key is known.
     let answer = queued();
     assert_eq!((answer.status, answer.body.as_str()), (200, ""), "{answer:?}");
-    assert_eq!(get(address, "/").expect("somebody serves").body, "a mail\n");
+    assert_eq!(get(address, "/").expect("somebody serves").body, "a-mail\n");
 }
