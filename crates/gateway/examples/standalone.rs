@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     std::fs::write(folder.table(), stored.to_string())?;
     let http = vec![TcpListener::bind(listen)?];
-    gateway::run(gateway::Options { folder, http, admin: None, workers })?;
+    gateway::run(gateway::Options { folder, http, admin: None, workers, journal: Default::default() })?;
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use crate::routes::Routes;
 use crate::traces::Finished;
 use crate::worker::Shared;
 use model::queue::QueueLimits;
-use queue::{Clock, Options, Queue, RepairReport, WriteError};
+use queue::{Clock, JournalOptions, Options, Queue, RepairReport, WriteError};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -30,6 +30,7 @@ use tokio::sync::watch;
 /// See the module.
 pub(crate) struct Desk {
     path: PathBuf,
+    journal: JournalOptions,
     state: watch::Sender<State>,
     end: watch::Sender<End>,
     /// Whether deliveries are under way, or may come.
@@ -74,9 +75,10 @@ pub(crate) struct Outlets {
 
 impl Desk {
     /// For the queue at `path`. Nothing is opened.
-    pub(crate) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf, journal: JournalOptions) -> Self {
         Self {
             path,
+            journal,
             state: watch::Sender::new(State::Unneeded),
             end: watch::Sender::new(End::No),
             delivers: watch::Sender::new(false),
@@ -132,11 +134,16 @@ impl Desk {
         &self.path
     }
 
+    /// Why the queue's file is not used, with its name: what clients and operators are told.
+    pub(crate) fn explained(&self, cause: &dyn Error) -> String {
+        explain(&self.path, cause)
+    }
+
     fn open(&self, limits: &QueueLimits) -> Result<(Queue, u64), String> {
         let seed =
             getrandom::u64().map_err(|cause| format!("the machine gives no random numbers: {cause}"))?;
-        let options =
-            Options { limits: limits.clone(), journal: Default::default(), clock: Clock::system(), seed };
+        let (limits, journal) = (limits.clone(), self.journal.clone());
+        let options = Options { limits, journal, clock: Clock::system(), seed };
         let _file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = Queue::open(&self.path, options).map_err(|cause| explain(&self.path, &cause))?;
         Ok((queue, seed.rotate_left(32)))

@@ -213,7 +213,7 @@ async fn cancel(
             Ok(response)
         }
         Cancelled::Gone => Err(gone(queue, name).await),
-        Cancelled::Failed(why) => Err(not_written(&why)),
+        Cancelled::Failed(why) => Err(not_written(&exchange.worker.shared().desk, &why)),
     }
 }
 

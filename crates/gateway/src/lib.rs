@@ -66,4 +66,5 @@ mod measures;
 mod metrics;
 mod traces;
 
+pub use queue::JournalOptions;
 pub use run::{Options, RunError, run, run_until};

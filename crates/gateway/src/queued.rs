@@ -249,21 +249,22 @@ fn repeated(
 
 /// Nothing was taken on.
 fn refused(exchange: &mut Exchange, full: &Full) -> Response<AnswerBody> {
-    let mut response = exchange.refuse(&not_written(&full.why));
+    let mut response = exchange.refuse(&not_written(&exchange.worker.shared().desk, &full.why));
     let seconds = full.retry_after.as_secs().max(1);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     response
 }
 
 /// Why nothing was written: there is no room, or no queue to be trusted.
-pub(crate) fn not_written(why: &FullWhy) -> Refusal {
-    let fault = match why {
+pub(crate) fn not_written(desk: &Desk, why: &FullWhy) -> Refusal {
+    match why {
         FullWhy::Jobs { .. } | FullWhy::Bytes { .. } | FullWhy::Disk(_) | FullWhy::Busy(_) => {
-            Fault::QueueFull
+            Refusal::new(Fault::QueueFull, why.to_string())
         }
-        FullWhy::Broken(_) | FullWhy::Fenced | FullWhy::Refused(_) => Fault::QueueClosed,
-    };
-    Refusal::new(fault, why.to_string())
+        FullWhy::Broken(_) | FullWhy::Fenced | FullWhy::Refused(_) => {
+            Refusal::new(Fault::QueueClosed, desk.explained(why))
+        }
+    }
 }
 
 fn apply(response: &mut Response<AnswerBody>, applied: Option<HeaderValue>) {

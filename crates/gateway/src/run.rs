@@ -13,6 +13,7 @@ use crate::traces::{self, Finished};
 use crate::worker::{self, Crew, Order, Shared, Worker};
 use api::folder::StateFolder;
 use arc_swap::ArcSwap;
+use queue::JournalOptions;
 use std::cell::Cell;
 use std::fs;
 use std::io;
@@ -40,6 +41,8 @@ pub struct Options {
     pub admin: Option<TcpListener>,
     /// Threads that serve connections. 0: one for each core.
     pub workers: usize,
+    /// How the file of the queue is opened, if there is a queue.
+    pub journal: JournalOptions,
 }
 
 /// Why a gateway cannot start, or had to stop.
@@ -119,7 +122,7 @@ fn run_draining(
         connections: std::iter::repeat_with(|| AtomicUsize::new(0)).take(workers).collect(),
         ended: tokio::sync::Notify::new(),
         waiting: Waiting::default(),
-        desk: Desk::new(folder.queue_db()),
+        desk: Desk::new(folder.queue_db(), options.journal.clone()),
         folder: folder.clone(),
     });
     let boot = stored::boot_id().map_err(RunError::Machine)?;
@@ -410,7 +413,8 @@ mod tests {
         store_table(&folder, upstream.local_addr().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let options = Options { folder: folder.clone(), http: vec![listener], admin: None, workers: 1 };
+        let (folder_of, journal) = (folder.clone(), JournalOptions::default());
+        let options = Options { folder: folder_of, http: vec![listener], admin: None, workers: 1, journal };
         let (stop, stopped) = oneshot::channel::<()>();
         let gateway = std::thread::spawn(move || {
             let stop = async {

@@ -89,7 +89,8 @@ fn gateway(folder: &StateFolder) -> ExitCode {
         }
     }
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    ended("gateway", gateway::run(gateway::Options { folder: folder.clone(), http, admin, workers }))
+    let (folder, journal) = (folder.clone(), gateway::JournalOptions::default());
+    ended("gateway", gateway::run(gateway::Options { folder, http, admin, workers, journal }))
 }
 
 /// The keeper answers one ask at a time, so that a first try may be too early.

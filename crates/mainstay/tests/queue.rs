@@ -3,6 +3,8 @@
 
 #[path = "queue/buyers.rs"]
 mod buyers;
+#[path = "queue/instances.rs"]
+mod instances;
 #[path = "queue/operators.rs"]
 mod operators;
 #[path = "queue/outages.rs"]

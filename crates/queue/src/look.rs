@@ -1,6 +1,6 @@
 //! A job as it is on disk, and in memory where that knows better.
 
-use crate::job::{Answer, JobId, JobName, JobState, JobView, Tag};
+use crate::job::{Answer, JobId, JobName, JobView, Tag};
 use crate::shared::Shared;
 use std::sync::Arc;
 use store::journal::{Change, JobRow, ReadError};
@@ -11,7 +11,7 @@ impl Shared {
     pub(crate) fn look(&self, id: JobId) -> Result<Option<(JobView, Option<Answer>)>, ReadError> {
         let Some(row) = self.journal.job(id)? else { return Ok(None) };
         let answer = if row.state.is_pending() { None } else { self.stored_answer(id)? };
-        if row.state == JobState::Done && answer.is_none() && self.journal.job(id)?.is_none() {
+        if !row.state.is_pending() && answer.is_none() && self.journal.job(id)?.is_none() {
             // Forgotten between the two looks.
             return Ok(None);
         }

@@ -10,18 +10,22 @@
 //! - **The folder's entries** become durable when the folder is synced, which SQLite asks for with the first
 //!   sync of a new journal and with a delete. Of unsynced creations and deletions the first so many are kept:
 //!   file systems journal them in order. A synced file without an entry is lost.
+//! - **A sync that fails** gives its changes up: none of them becomes durable by a later sync, although the running
+//!   machine sees them. That is what Linux does, which takes pages for clean after it could not write them.
 //! - **Memory** is gone: locks, and the shared memory of a write-ahead log.
 
 use crate::locks::{FileLocks, Owner, SlotLocks};
 mod dice;
 
+mod image;
+
+pub(crate) use image::Change;
+
 use dice::Dice;
+use image::Image;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-
-/// What a disk writes as a whole or not at all, in bytes.
-pub(crate) const SECTOR: usize = 512;
 
 /// Why the disk did not do what it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +40,10 @@ pub(crate) enum Failure {
     Exists,
     /// The file ends before the last byte that was asked for; the rest was filled with zeros.
     Short,
+    /// The disk has no room.
+    Full,
+    /// What was written did not get to the disk.
+    Unsynced,
 }
 
 /// A part of the memory that the connections of a file share. The words are atomic because that makes it
@@ -73,6 +81,8 @@ pub(crate) struct Machine {
 struct State {
     off: bool,
     ignore_sync: bool,
+    fail_sync: bool,
+    full: bool,
     hold_sync: bool,
     held_syncs: usize,
     /// How many boundaries were reached.
@@ -133,6 +143,14 @@ impl Machine {
 
     pub(crate) fn ignore_sync(&self, ignore: bool) {
         self.state().ignore_sync = ignore;
+    }
+
+    pub(crate) fn fail_sync(&self, fail: bool) {
+        self.state().fail_sync = fail;
+    }
+
+    pub(crate) fn fill(&self, full: bool) {
+        self.state().full = full;
     }
 
     pub(crate) fn held_syncs(&self) -> usize {
@@ -229,6 +247,9 @@ impl Machine {
             state.files[opened.file].image.change(change);
             return Ok(());
         }
+        if state.full && matches!(change, Change::Write(..)) {
+            return Err(Failure::Full);
+        }
         let outcome = state.reach_boundary();
         // What was under way when the power went may have arrived.
         state.files[opened.file].image.change(change);
@@ -246,6 +267,10 @@ impl Machine {
             return Ok(());
         }
         state.reach_boundary()?;
+        if state.fail_sync {
+            state.files[opened.file].image.give_up();
+            return Err(Failure::Unsynced);
+        }
         if state.ignore_sync {
             return Ok(());
         }
@@ -345,142 +370,6 @@ fn change_entry(folder: &mut BTreeMap<String, usize>, name: &str, file: Option<u
         Some(file) => folder.insert(name.to_owned(), file),
         None => folder.remove(name),
     };
-}
-
-/// A change of a file's content.
-#[derive(Debug, Clone)]
-pub(crate) enum Change {
-    /// Bytes from an offset on.
-    Write(usize, Vec<u8>),
-    /// A new length. What is new is zeros.
-    Resize(usize),
-}
-
-/// The content of a file.
-#[derive(Debug, Default)]
-struct Image {
-    durable: Vec<u8>,
-    /// With all changes.
-    seen: Vec<u8>,
-    unsynced: Vec<Change>,
-}
-
-impl Image {
-    /// Content that is durable.
-    fn synced(content: Vec<u8>) -> Self {
-        Self { seen: content.clone(), durable: content, unsynced: Vec::new() }
-    }
-
-    fn change(&mut self, change: Change) {
-        change.apply(&mut self.seen);
-        self.unsynced.push(change);
-    }
-
-    fn sync(&mut self) {
-        for change in self.unsynced.drain(..) {
-            change.apply(&mut self.durable);
-        }
-    }
-
-    /// What may be there after a power cut.
-    fn survivor(&self, dice: &mut Dice) -> Vec<u8> {
-        let count = self.unsynced.len();
-        let mut lengths = vec![self.durable.len()];
-        lengths.extend(self.unsynced.iter().scan(self.durable.len(), |length, change| {
-            *length = change.length_after(*length);
-            Some(*length)
-        }));
-        let longest = lengths.iter().copied().max().unwrap_or_default();
-
-        // How many of the changes had arrived, for each sector by itself and for the length.
-        let arrived = Arrived::throw(count, dice);
-        let length = lengths[arrived.of_one(dice)];
-        let sectors: Vec<_> = (0..longest.div_ceil(SECTOR)).map(|_| arrived.of_one(dice)).collect();
-
-        let garbage = dice.below(2) == 1;
-        let mut content = self.durable.clone();
-        content.resize(longest, 0);
-        if garbage {
-            dice.fill(&mut content[self.durable.len()..]);
-        }
-        for (number, change) in self.unsynced.iter().enumerate() {
-            let (start, end) = match change {
-                Change::Write(offset, bytes) => (*offset, offset + bytes.len()),
-                Change::Resize(length) => (*length, longest),
-            };
-            let touched = sectors.iter().enumerate().take(end.div_ceil(SECTOR)).skip(start / SECTOR);
-            for (sector, _) in touched.filter(|(_, arrived)| number < **arrived) {
-                let (from, to) = (start.max(sector * SECTOR), end.min((sector + 1) * SECTOR));
-                match change {
-                    Change::Write(offset, bytes) => {
-                        content[from..to].copy_from_slice(&bytes[from - offset..to - offset]);
-                    }
-                    Change::Resize(_) => content[from..to].fill(0),
-                }
-            }
-        }
-        content.truncate(length);
-        content
-    }
-}
-
-impl Change {
-    fn apply(&self, content: &mut Vec<u8>) {
-        match self {
-            Self::Write(offset, bytes) => {
-                if content.len() < *offset {
-                    content.resize(*offset, 0);
-                }
-                let (over, beyond) = bytes.split_at(bytes.len().min(content.len() - offset));
-                content[*offset..offset + over.len()].copy_from_slice(over);
-                content.extend_from_slice(beyond);
-            }
-            Self::Resize(length) => content.resize(*length, 0),
-        }
-    }
-
-    fn length_after(&self, before: usize) -> usize {
-        match self {
-            Self::Write(offset, bytes) => before.max(offset + bytes.len()),
-            Self::Resize(length) => *length,
-        }
-    }
-}
-
-/// How many of a file's unsynced changes had arrived when the power went.
-#[derive(Debug, Clone, Copy)]
-enum Arrived {
-    /// The same number everywhere: none, all, or up to a moment.
-    Just(usize),
-    /// So many, and of the next one only some sectors.
-    Torn(usize),
-    /// Of every sector any number of at most so many: disks write in an order of their own.
-    Scattered(usize),
-}
-
-impl Arrived {
-    fn throw(count: usize, dice: &mut Dice) -> Self {
-        match dice.below(5) {
-            0 => Self::Just(0),
-            1 => Self::Just(count),
-            2 => Self::Just(dice.below(count + 1)),
-            3 if count > 0 => Self::Torn(dice.below(count)),
-            _ => Self::Scattered(count),
-        }
-    }
-
-    /// The number for one sector, or for the length.
-    fn of_one(self, dice: &mut Dice) -> usize {
-        match self {
-            Self::Just(count) => count,
-            Self::Torn(count) => count + dice.below(2),
-            Self::Scattered(count) => match dice.below(3) {
-                0 => 0,
-                1 => count,
-                _ => dice.below(count + 1),
-            },
-        }
-    }
 }
 
 #[cfg(test)]

@@ -102,6 +102,18 @@ impl Disk {
         self.machine.ignore_sync(ignore);
     }
 
+    /// From now on syncs fail, or no longer. What was to be synced is given up: a later sync does not make it durable,
+    /// as after a failed `fsync` on Linux.
+    pub fn fail_sync(&self, fail: bool) {
+        self.machine.fail_sync(fail);
+    }
+
+    /// From now on there is no room, or there is again. Also what is written over needs some, as where a file system
+    /// writes everything to a new place.
+    pub fn fill(&self, full: bool) {
+        self.machine.fill(full);
+    }
+
     /// Holds syncs up until this is called with `false`: a disk that takes its time.
     pub fn hold_sync(&self, hold: bool) {
         self.machine.hold_sync(hold);
@@ -208,6 +220,8 @@ fn code(failure: Failure) -> c_int {
         Failure::Busy => ffi::SQLITE_BUSY,
         Failure::Missing | Failure::Exists => ffi::SQLITE_CANTOPEN,
         Failure::Short => ffi::SQLITE_IOERR_SHORT_READ,
+        Failure::Full => ffi::SQLITE_FULL,
+        Failure::Unsynced => ffi::SQLITE_IOERR_FSYNC,
     }
 }
 

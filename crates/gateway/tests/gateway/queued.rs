@@ -1,6 +1,9 @@
 //! Queued routes, as clients, services and operators see them.
 
+mod bodies;
+mod credentials;
 mod delivering;
+mod disks;
 mod health;
 mod jobs;
 mod keys;

@@ -3,7 +3,7 @@
 use api::client::Client;
 use api::folder::StateFolder;
 use api::gateway::{Applied, GatewayState, Measures, Persist, PutTable, Table, TableInstance, TableStamp};
-use gateway::{Options, run_until};
+use gateway::{JournalOptions, Options, run_until};
 use model::away::Hold;
 use model::name::{ComponentName, FenceToken, ReleaseNumber};
 use model::workload::GatewaySettings;
@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use testkit::vfs::Disk;
 
 /// How long anything may take before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,6 +49,12 @@ impl Gateway {
         Self::start_in(Arc::new(tempfile::tempdir().unwrap()))
     }
 
+    /// One whose queue is on this disk, if its routes are queued.
+    pub(crate) fn start_on(disk: &Disk, temp: &Arc<tempfile::TempDir>) -> Self {
+        let journal = JournalOptions { vfs: Some(disk.name().to_owned()), reserve_bytes: 0, log_bytes: 0 };
+        Self::start_with(Arc::clone(temp), journal)
+    }
+
     /// One that serves `upstream`.
     pub(crate) fn serving(upstream: &Upstream) -> Self {
         let gateway = Self::start();
@@ -57,12 +64,18 @@ impl Gateway {
 
     /// One in a folder where another may have been.
     pub(crate) fn start_in(temp: Arc<tempfile::TempDir>) -> Self {
+        Self::start_with(temp, JournalOptions::default())
+    }
+
+    /// The same with a queue whose file is opened like this.
+    pub(crate) fn start_with(temp: Arc<tempfile::TempDir>, journal: JournalOptions) -> Self {
         let folder = StateFolder::new(temp.path());
         let http = TcpListener::bind("127.0.0.1:0").unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, admin_address) = (http.local_addr().unwrap(), admin.local_addr().unwrap());
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let options = Options { folder: folder.clone(), http: vec![http], admin: Some(admin), workers: 2 };
+        let options =
+            Options { folder: folder.clone(), http: vec![http], admin: Some(admin), workers: 2, journal };
         let thread = std::thread::spawn(move || {
             run_until(options, async {
                 let _ = stopped.await;

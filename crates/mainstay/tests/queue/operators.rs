@@ -8,6 +8,7 @@ use crate::stage::{self, Shop};
 use serde_json::{Value, json};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::process::Command;
+use std::time::Instant;
 use testkit::{Answer, Environment, Ran, get, send, wait_until};
 
 /// Orders are queued as they are, without a saga.
@@ -310,4 +311,45 @@ fn a_queue_that_is_well_is_told_from_one_that_is_not_needed() {
     assert_eq!(count(&status, "answered_directly") - count(&before, "answered_directly"), 15, "{status}");
     assert_eq!(assert_all_are_there_once(&queued, &sales), 15);
     assert_eq!(answers(&queued, &sales).into_iter().collect::<Vec<_>>(), [(Ok(201), 15)]);
+}
+
+#[test]
+fn jobs_are_exported_to_standard_output_and_chosen_by_their_age() {
+    let environment = shop();
+    queue_does(&environment, &["pause", "here"]).ok();
+    let old = accepted(&environment, &["a"], |key| order("ada", key));
+    wait_until("it is a little older", || {
+        Some(listed(&environment, &["--only", "waiting", "--older-than", "5s"]))
+            .filter(|found| !found.is_empty())
+    });
+    let before = Instant::now();
+    let new = accepted(&environment, &["b"], |key| order("ada", key));
+    // Older than the second one by far, and not as old as the first.
+    let age = || format!("{}ms", before.elapsed().as_millis() + 4_000);
+    assert_eq!(ids(&listed(&environment, &["--only", "waiting", "--older-than", &age()])), old);
+    assert_eq!(ids(&listed(&environment, &["--only", "waiting", "--older-than", "1h"])), [""; 0]);
+    assert_eq!(ids(&listed(&environment, &["--only", "waiting"])), [&old[..], &new[..]].concat());
+    let plan =
+        queue_does(&environment, &["drop", "here", "--only", "waiting", "--older-than", &age()]).ok().json();
+    assert_eq!((&plan["count"], &plan["planned"]), (&json!(1), &json!(true)), "{plan}");
+
+    // Lines of JSON and nothing else, for the next command of a pipe.
+    let exported = environment.mainstay(&["queue", "export", "here"]).ok();
+    let lines: Vec<Value> = exported
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    let bodies: Vec<Value> = lines.iter().map(|line| line["body"].clone()).collect();
+    assert_eq!(bodies, [json!(order("ada", "a")), json!(order("ada", "b"))], "{exported:?}");
+    let file = environment.write("again.jsonl", &exported.stdout);
+    let file = file.to_str().expect("text");
+    queue_does(&environment, &["drop", "here", "--only", "waiting", "--older-than", &age(), "--yes"]).ok();
+    let imported = queue_does(&environment, &["import", "here", file]).ok().json();
+    assert_eq!((&imported["accepted"], &imported["repeated"]), (&json!(1), &json!(1)), "{imported}");
+    queue_does(&environment, &["resume", "here"]).ok();
+    drained(&environment);
+    for reference in ["a", "b"] {
+        assert_eq!(orders_of(&environment, reference), 1, "{reference}");
+    }
 }

@@ -19,11 +19,12 @@ impl Shared {
             // Forgotten: it was kept as long as it had to be.
             return Ok(None);
         };
-        if identity.credentials != arrival.identity.credentials && arrival.is_of_everybody() {
-            return Ok(Some(Submitted::OtherCredentials));
-        }
-        if identity.fingerprint != arrival.identity.fingerprint {
-            return Ok(Some(Submitted::Mismatch));
+        let is_same = identity.fingerprint == arrival.identity.fingerprint;
+        let is_others = identity.credentials != arrival.identity.credentials && arrival.is_of_everybody();
+        match (is_same, is_others) {
+            (false, true) => return Ok(Some(Submitted::OtherCredentials)),
+            (false, false) => return Ok(Some(Submitted::Mismatch)),
+            (true, _) => {}
         }
         let mut found = self.read(move |shared| shared.look(id)).await?;
         if matches!(&found, Some((view, _)) if view.state == JobState::Dispatching) {
@@ -33,12 +34,12 @@ impl Shared {
         }
         let Some((view, answer)) = found else { return Ok(None) };
         if !view.is_settled() {
-            return Ok(Some(Submitted::Repeated(view)));
+            return Ok(Some(if is_others { Submitted::OtherCredentials } else { Submitted::Repeated(view) }));
         }
         // Credentials that were not good bind nothing: with better ones the same request is worth another try. And 409 may
         // be about an attempt of before that nothing is known of here, as a call that was made too early to be written
         // down (decision 22): by now it may be over.
-        let conflict = arrival.may_happen_again() && arrival.request.saga.is_none();
+        let conflict = arrival.may_happen_again() && arrival.request.saga.is_none() && !is_others;
         let refused = |answer: &Answer| match answer.status {
             401 | 403 => true,
             409 => conflict,
@@ -47,7 +48,7 @@ impl Shared {
         if view.state == JobState::Done && answer.as_ref().is_some_and(refused) {
             return Ok(None);
         }
-        Ok(Some(Submitted::Replay(view, answer)))
+        Ok(Some(if is_others { Submitted::OtherCredentials } else { Submitted::Replay(view, answer) }))
     }
 }
 

@@ -197,3 +197,30 @@ async fn the_oldest_is_known() {
     stage.queue.tend();
     assert_eq!((stage.queue.status().oldest_ms, stage.queue.status().max_depth), (0, 2));
 }
+
+#[tokio::test]
+async fn the_oldest_counts_from_when_it_was_due() {
+    let stage = Stage::new();
+    let oldest = async |stage: &Stage| {
+        assert!(stage.due().await.is_none());
+        stage.queue.tend();
+        stage.queue.status().oldest_ms
+    };
+    let later = Submission { deliver_after: Some(Duration::from_secs(1_000)), ..request(idempotent(), "1") };
+    stage.enqueue(later).await;
+    stage.clock.advance(Duration::from_secs(999));
+    assert_eq!(oldest(&stage).await, 0, "nobody waits for it yet");
+    // Also for a process that finds it.
+    let stage = stage.kill();
+    assert_eq!(oldest(&stage).await, 0);
+    stage.queue.pause(None, 0).await.unwrap();
+    stage.clock.advance(Duration::from_secs(11));
+    assert_eq!(oldest(&stage).await, 10_000);
+    let stage = stage.kill();
+    assert_eq!(oldest(&stage).await, 10_000);
+    stage.queue.resume(None, 0).await.unwrap();
+    let call = stage.call().await;
+    stage.report(&call, busy(503, 5));
+    stage.settled().await;
+    assert_eq!(oldest(&stage).await, 1_010_000, "what was attempted is as old as it is");
+}

@@ -3,7 +3,7 @@
 use crate::stage::{Stage, answered, idempotent, keyed, not_sent, request};
 use model::flow::JsonPath;
 use model::queue::QueuedRoute;
-use queue::{Breaker, Call, CallOutcome, FirstCall, FullWhy, JobState, Submission, Submitted, Waited};
+use queue::{Breaker, Call, CallOutcome, FirstCall, Full, FullWhy, JobState, Submission, Submitted, Waited};
 use std::time::Duration;
 
 const WAIT: Duration = Duration::from_secs(2);
@@ -265,4 +265,56 @@ async fn two_with_one_key_are_one() {
     stage.report(&call.expect("it is made at once"), answered(201, ""));
     is_done(&stage, first, 201).await;
     assert!(matches!(stage.submit(carried("a")).await, Submitted::Replay(..)));
+}
+
+/// Nothing that is refused before it is even handed to the writer is sent, and what it would have taken up is free.
+#[tokio::test]
+async fn what_is_refused_at_once_is_not_sent_and_leaves_nothing_behind() {
+    let (disk, stage) = Stage::slow(true);
+    disk.hold_sync(true);
+    let queue = stage.queue.clone();
+    let other = tokio::spawn(async move { queue.pause(Some("POST /other"), 0).await });
+    while disk.held_syncs() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // More waits for the disk than may.
+    let large = || Submission { route: "POST /other".into(), ..request(idempotent(), &"x".repeat(40 << 20)) };
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let (queue, large) = (stage.queue.clone(), large());
+            tokio::spawn(async move { queue.submit(large, |_, _| {}).await })
+        })
+        .collect();
+    while stage.queue.status().depth < 2 {
+        tokio::task::yield_now().await;
+    }
+    let taken = || {
+        (stage.queue.status().depth, stage.queue.status().bytes, stage.queue.status().upstreams[0].in_flight)
+    };
+    let before = taken();
+    let ordered = |key: &str| {
+        let settings = QueuedRoute { order_by: Some(JsonPath("$.user".into())), ..idempotent() };
+        Submission { carries: true, patience: WAIT, ..keyed(settings, r#"{"user":1}"#, key) }
+    };
+    for _ in 0..2 {
+        let submitted = stage.submit_with(ordered("a"), |early| assert!(early.is_none(), "{early:?}")).await;
+        assert!(matches!(submitted, Submitted::Full(Full { why: FullWhy::Busy(_), .. })), "{submitted:?}");
+        assert_eq!(taken(), before, "as if it had never come");
+    }
+    disk.hold_sync(false);
+    other.await.unwrap().unwrap();
+    for submitted in waiting {
+        assert!(matches!(submitted.await.unwrap(), Submitted::New(_)));
+    }
+    assert_eq!((stage.counters().attempts, stage.counters().refused), (0, 2));
+    for _ in 0..2 {
+        let call = stage.call().await;
+        assert_eq!(call.body.len(), 40 << 20);
+        stage.report(&call, answered(200, ""));
+    }
+    // Its key is free, and so is its place in the order. The disk is trusted again once it has taken something.
+    let mut early = None;
+    let submitted = stage.submit_with(ordered("a"), |call| early = call).await;
+    stage.report(&early.expect("nothing is before it"), answered(201, "made"));
+    is_done(&stage, submitted, 201).await;
 }

@@ -164,3 +164,40 @@ async fn keys_live_as_long_as_their_jobs_and_not_longer() {
     stage.report(&under_way, answered(200, ""));
     assert_eq!(stage.state(waits).await, JobState::Done);
 }
+
+/// Where the route names no principal, a key is that of whoever used it first, unless that was refused for its
+/// credentials.
+#[tokio::test]
+async fn with_other_credentials_only_what_was_refused_for_them_is_tried_again() {
+    let of = |credentials: &'static str, body: &'static str| Submission {
+        credentials: Bytes::from_static(credentials.as_bytes()),
+        ..keyed(idempotent(), body, "k")
+    };
+    for status in [401, 403, 409, 422, 200] {
+        let mut stage = Stage::new();
+        let ticket = stage.accept(of("expired", "{}")).await;
+        let waits = tokio::spawn(ticket.wait(Duration::from_secs(2)));
+        let call = stage.call().await;
+        // Nobody knows yet what comes of it.
+        assert!(matches!(stage.submit(of("fresh", "{}")).await, Submitted::OtherCredentials), "{status}");
+        stage.report(&call, answered(status, ""));
+        waits.await.unwrap();
+        for _ in 0..2 {
+            stage.settled().await;
+            stage = stage.kill();
+            assert!(
+                matches!(stage.submit(of("fresh", "other")).await, Submitted::OtherCredentials),
+                "{status}"
+            );
+        }
+        let submitted = stage.submit(of("fresh", "{}")).await;
+        if !matches!(status, 401 | 403) {
+            assert!(matches!(submitted, Submitted::OtherCredentials), "{status}: {submitted:?}");
+            continue;
+        }
+        assert!(matches!(submitted, Submitted::New(_)), "{status}: {submitted:?}");
+        // From now on the key is theirs.
+        assert!(matches!(stage.submit(of("expired", "{}")).await, Submitted::OtherCredentials), "{status}");
+        assert!(matches!(stage.submit(of("fresh", "{}")).await, Submitted::Repeated(_)), "{status}");
+    }
+}

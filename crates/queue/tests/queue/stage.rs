@@ -7,6 +7,7 @@ use queue::{
     ANSWER_TIME, Answer, Call, CallOutcome, Clock, Counters, Filter, FirstCall, JobId, JobName, JobState,
     JobView, JournalOptions, OpenError, Options, Queue, Submission, Submitted, Ticket, Waited,
 };
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,17 +85,28 @@ impl Stage {
 
     /// The file is damaged wherever these bytes are, and repaired.
     pub(crate) fn damaged_and_repaired(self, bytes: &[u8]) -> Self {
+        self.reopened_after(|path| {
+            damage(path, bytes);
+            queue::repair(path, START, 0).unwrap();
+        })
+    }
+
+    /// The file is damaged wherever these bytes are while the queue is open, and nobody has noticed.
+    pub(crate) fn damaged(self, bytes: &[u8]) -> Self {
+        self.reopened_after(|_| {}).also_damaged(bytes)
+    }
+
+    /// The same once more, for an open queue of which everything is in its file.
+    pub(crate) fn also_damaged(self, bytes: &[u8]) -> Self {
+        damage(&self.folder.path().join("queue.db"), bytes);
+        self
+    }
+
+    fn reopened_after(self, act: impl FnOnce(&Path)) -> Self {
         let Self { queue, clock, folder, opened } = self;
         assert!(queue.close(PATIENCE));
         drop(queue);
-        let path = folder.path().join("queue.db");
-        let mut file = std::fs::read(&path).unwrap();
-        let found: Vec<usize> =
-            file.windows(bytes.len()).enumerate().filter(|(_, at)| *at == bytes).map(|(at, _)| at).collect();
-        assert!(!found.is_empty());
-        found.iter().for_each(|at| file[*at] ^= 1);
-        std::fs::write(&path, file).unwrap();
-        queue::repair(&path, START, 0).unwrap();
+        act(&folder.path().join("queue.db"));
         let queue = open(folder.path(), &opened, &clock).unwrap();
         Self { queue, clock, folder, opened }
     }
@@ -217,6 +229,17 @@ pub(crate) fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     folder.unwrap()
+}
+
+/// Changes a file wherever these bytes are in it.
+fn damage(path: &Path, bytes: &[u8]) {
+    let content = std::fs::read(path).unwrap();
+    let found = content.windows(bytes.len()).enumerate().filter(|(_, at)| *at == bytes).map(|(at, _)| at);
+    let found: Vec<usize> = found.collect();
+    assert!(!found.is_empty());
+    // In place: the file may be open.
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    found.iter().for_each(|at| file.write_all_at(&[content[*at] ^ 1], *at as u64).unwrap());
 }
 
 fn open(folder: &Path, opened: &Opened, clock: &Clock) -> Result<Queue, OpenError> {

@@ -1,5 +1,6 @@
 //! What may be left of changes when the power goes.
 
+use super::image::SECTOR;
 use super::*;
 use std::collections::BTreeSet;
 
@@ -165,4 +166,43 @@ fn shared_memory_ends_with_its_last_user() {
     assert_eq!(seen(&two), 9);
     machine.close(&two, false);
     assert_eq!(seen(&one), 0);
+}
+
+#[test]
+fn what_a_failed_sync_was_to_sync_is_lost_unless_it_is_written_again() {
+    let machine = Machine::default();
+    let mut file = machine.open(Some("f"), JOURNAL).unwrap();
+    machine.change(&file, Change::Write(0, filled(1, 1))).unwrap();
+    machine.sync(&mut file).unwrap();
+    machine.change(&file, Change::Write(0, filled(2, 1))).unwrap();
+    machine.fail_sync(true);
+    assert_eq!(machine.sync(&mut file), Err(Failure::Unsynced));
+    machine.fail_sync(false);
+    machine.sync(&mut file).unwrap();
+    assert_eq!(content(&machine, "f"), Some(filled(2, 1)), "the running machine sees it");
+    assert_eq!(content(&machine.after_power_cut(0), "f"), Some(filled(1, 1)));
+
+    let machine = Machine::default();
+    let mut file = machine.open(Some("f"), JOURNAL).unwrap();
+    machine.change(&file, Change::Write(0, filled(1, 1))).unwrap();
+    machine.fail_sync(true);
+    assert_eq!(machine.sync(&mut file), Err(Failure::Unsynced));
+    machine.fail_sync(false);
+    machine.change(&file, Change::Write(0, filled(2, 1))).unwrap();
+    machine.sync(&mut file).unwrap();
+    assert_eq!(content(&machine.after_power_cut(0), "f"), Some(filled(2, 1)));
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_written() {
+    let machine = Machine::default();
+    let file = machine.open(Some("f"), PLAIN).unwrap();
+    machine.change(&file, Change::Write(0, filled(1, 2))).unwrap();
+    machine.fill(true);
+    assert_eq!(machine.change(&file, Change::Write(SECTOR, filled(2, 1))), Err(Failure::Full));
+    assert_eq!(content(&machine, "f"), Some(filled(1, 2)));
+    machine.change(&file, Change::Resize(SECTOR)).unwrap();
+    machine.fill(false);
+    machine.change(&file, Change::Write(SECTOR, filled(3, 1))).unwrap();
+    assert_eq!(content(&machine, "f"), Some([filled(1, 1), filled(3, 1)].concat()));
 }

@@ -1,8 +1,13 @@
 //! What was accepted by one gateway is delivered by the next.
 
-use super::{bodies, delivered, location, order, queueing, serving};
-use crate::stage::{Gateway, Upstream, dead_address, stamp, stamp_at, wait_for};
+use super::{bodies, call, delivered, location, order, queueing, serving};
+use crate::stage::{Gateway, PATIENCE, Upstream, dead_address, put, stamp, stamp_at, wait_for};
+use api::client::CallError;
+use api::queue::Operations;
+use model::queue::{QueueLimits, QueuedRoute};
+use serde_json::Value;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[test]
 fn what_was_acknowledged_is_delivered_by_the_next_gateway() {
@@ -65,4 +70,88 @@ fn outcomes_are_on_disk_when_the_gateway_ends() {
         assert_eq!(next.ask(&order(&[&key], "{}")).one("idempotent-replayed"), "true", "{n}");
     }
     assert_eq!(upstream.count(), 50);
+}
+
+/// Long ago, in days: longer than anything is kept that has an end.
+const LONG_AGO_DAYS: u64 = 401;
+
+/// Writes a queue of long ago to `path`, with a job that was delivered and two entries in its audit log. Where the
+/// job is.
+fn long_ago(path: &std::path::Path) -> String {
+    let ago = Duration::from_secs(LONG_AGO_DAYS * 86_400);
+    let then = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - ago;
+    let options = queue::Options {
+        limits: QueueLimits { retention: ago * 2, ..QueueLimits::default() },
+        journal: queue::JournalOptions { reserve_bytes: 0, ..queue::JournalOptions::default() },
+        clock: queue::Clock::manual(i64::try_from(then.as_millis()).unwrap()),
+        seed: 1,
+    };
+    let queue = queue::Queue::open(path, options).unwrap();
+    let submission = queue::Submission {
+        route: Arc::from("POST /orders"),
+        settings: Arc::new(QueuedRoute::default()),
+        saga: None,
+        method: model::flow::Method::Post,
+        path_and_query: "/orders".into(),
+        fields: Vec::new(),
+        body: "{}".into(),
+        traffic: queue::Traffic::Users,
+        user: None,
+        key: Some("k".into()),
+        principal: None,
+        credentials: Default::default(),
+        patience: Duration::ZERO,
+        carries: false,
+        deliver_after: None,
+    };
+    let done = async {
+        queue.pause(None, 7).await.unwrap();
+        queue.resume(None, 7).await.unwrap();
+        let queue::Submitted::New(ticket) = queue.submit(submission, |_, _| {}).await else {
+            panic!("a job")
+        };
+        let call = queue.next().await;
+        let answer = queue::Answer { status: 200, fields: Vec::new(), body: "then".into(), truncated: false };
+        queue.report(call.id, queue::CallOutcome::Answered { answer, retry_after: None }, None);
+        queue.settled().await;
+        format!("/.mainstay/jobs/{}", ticket.name())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let location = runtime.block_on(done);
+    assert!(queue.close(PATIENCE));
+    location
+}
+
+#[test]
+fn where_no_table_says_how_long_answers_are_kept_none_is_forgotten() {
+    let upstream = Upstream::named("done");
+    for empty_table in [false, true] {
+        let temp = Arc::new(tempfile::tempdir().unwrap());
+        if empty_table {
+            let mut before = Gateway::start_in(Arc::clone(&temp));
+            before.put(&put(None, None)).unwrap();
+            before.stop();
+        }
+        let job = long_ago(&temp.path().join("queue.db"));
+        let mut gateway = Gateway::start_in(Arc::clone(&temp));
+        wait_for("forgetting", || {
+            let log: Result<Operations, CallError> =
+                call(&gateway, http::Method::GET, "/v1/queue/operations", &Value::Null);
+            log.ok().filter(|log| log.operations.is_empty())
+        });
+        let answer = gateway.get(&job);
+        assert_eq!(answer.status, 303, "{}", answer.text());
+        assert_eq!(gateway.get(&format!("{job}/response")).text(), "then");
+        // A table comes, and says how long. Everything old is looked for when a gateway starts, and now and then.
+        gateway.activate(&queueing(stamp(1, &[&upstream]), |_| {}));
+        let again = gateway.ask(&order(&["idempotency-key: k"], "{}"));
+        assert_eq!((again.one("idempotent-replayed"), again.text()), ("true", "then"));
+        gateway.stop();
+        let gateway = Gateway::start_in(temp);
+        let gone = wait_for("forgetting", || {
+            Some(gateway.get(&job)).filter(|answer| !matches!(answer.status, 303 | 503))
+        });
+        assert_eq!(gone.problem(), "job-gone");
+    }
+    assert_eq!(upstream.count(), 0);
 }
