@@ -206,7 +206,11 @@ fn who_honours_keys_is_sent_again_with_the_same_one_what_a_failed_sync_has_caugh
     assert_eq!(upstream.count(), 1, "what is refused is not sent");
     disk.fail_sync(false);
     is_open(&gateway);
-    let answer = gateway.ask(&keyed("k", &[], "caught"));
+    // It may be in the log, and on its way: then it is 202 until it has come back.
+    let answer = wait_for("its answer", || {
+        let answer = gateway.ask(&keyed("k", &[], "caught"));
+        (answer.status != 202).then_some(answer)
+    });
     assert_eq!((answer.status, answer.text()), (200, "done"));
     let seen = upstream.seen();
     assert!((1..=2).contains(&seen.len()), "{seen:?}");

@@ -289,29 +289,3 @@ fn a_gateway_without_a_queue_says_so() {
         "{refused:?}"
     );
 }
-
-/// Alerts that name what nobody measures never fire.
-#[test]
-fn what_alerts_are_about_is_measured() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/alerts.yml");
-    let alerts = std::fs::read_to_string(path).unwrap();
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let wanted: std::collections::BTreeSet<&str> =
-        alerts.split(|c| !is_name(c)).filter(|word| word.starts_with("mainstay_")).collect();
-    let rules = alerts.lines().filter(|line| line.trim_start().starts_with("expr:")).count();
-    assert!(rules >= 9 && wanted.len() >= 9, "{rules} rules about {wanted:?}");
-    let upstream = Upstream::named("done");
-    let gateway = serving(&upstream, |_| {});
-    assert_eq!(gateway.ask(&order(&[], "{}")).status, 200);
-    let mut client = crate::stage::Browser::to(gateway.admin);
-    client.send("GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n");
-    let answer = client.answer();
-    let samples: std::collections::BTreeSet<&str> = answer
-        .text()
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.split(['{', ' ']).next())
-        .collect();
-    let missing: Vec<_> = wanted.difference(&samples).collect();
-    assert!(missing.is_empty(), "alerts are about {missing:?}, which are not in {samples:?}");
-}
