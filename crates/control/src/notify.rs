@@ -141,6 +141,7 @@ async fn persist(door: &Door<'_>, body: &str) {
 async fn run_command(command: &[String], body: &str) -> Result<(), String> {
     let mut child = tokio::process::Command::new(&command[0])
         .args(&command[1..])
+        .env_remove(api::memory::SPARING.0)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -38,6 +38,9 @@ pub(crate) struct Line {
     pub(crate) traffic: Traffic,
     pub(crate) name: Arc<str>,
     pub(crate) paused: bool,
+    /// Whether the last release that one of its jobs was for honours no keys: calls are announced on disk then, also
+    /// of jobs whose own settings do not ask for that.
+    pub(crate) announces: bool,
     /// Whom its jobs are first for. None: not known before one of them is read.
     pub(crate) first: Option<UpstreamIndex>,
     fresh: Train,
@@ -193,6 +196,7 @@ impl Book {
                 traffic,
                 name: Arc::from(name),
                 paused: false,
+                announces: false,
                 first: None,
                 fresh: Train::default(),
                 again: VecDeque::new(),

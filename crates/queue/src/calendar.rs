@@ -50,18 +50,45 @@ impl Calendar {
         self.opened_ms.saturating_add(passed).saturating_add(stepped)
     }
 
-    /// How many milliseconds have passed from one time on the wall to another. 0 where the second is before the first.
-    pub(crate) fn passed(&self, from_ms: i64, to_ms: i64) -> i64 {
-        passed(&self.steps(), from_ms, to_ms).max(0)
+    /// Whether it is known that the clock was set.
+    pub(crate) fn was_set(&self) -> bool {
+        !self.steps().is_empty()
     }
 
-    /// The time on the wall since when `span_ms` have passed.
+    /// How many milliseconds have passed from when something was written, on the wall, to `wall_ms`. Less than 0: it
+    /// was written by a clock that was ahead.
+    pub(crate) fn passed(&self, from_ms: i64, wall_ms: i64) -> i64 {
+        let steps = self.steps();
+        let stepped: i64 = since(&steps, from_ms).iter().map(|step| step.by_ms).sum();
+        wall_ms.saturating_sub(from_ms).saturating_sub(stepped)
+    }
+
+    /// The time on the wall once `span_ms` have passed since something was written.
+    pub(crate) fn after(&self, from_ms: i64, span_ms: i64) -> i64 {
+        let mut wall_ms = from_ms.saturating_add(span_ms);
+        for step in since(&self.steps(), from_ms) {
+            if wall_ms <= step.at_ms {
+                break;
+            }
+            wall_ms = wall_ms.saturating_add(step.by_ms);
+        }
+        wall_ms
+    }
+
+    /// A time on the wall such that of whatever was written before it, `span_ms` have passed.
     pub(crate) fn before(&self, wall_ms: i64, span_ms: i64) -> i64 {
-        let plain = wall_ms.saturating_sub(span_ms);
-        let back = |ms: i64, step: &ClockStep| {
-            if ms < step.to_ms { ms.saturating_sub(step.by_ms) } else { ms }
-        };
-        self.steps().iter().rev().fold(plain, back)
+        let mut before_ms = wall_ms.saturating_sub(span_ms);
+        // Where the clock was set back, times come twice: those of after are not before it.
+        let mut most_ms = i64::MAX;
+        for step in self.steps().iter().rev() {
+            let to_ms = step.at_ms.saturating_add(step.by_ms);
+            if before_ms >= to_ms {
+                break;
+            }
+            most_ms = most_ms.min(to_ms);
+            before_ms = before_ms.saturating_sub(step.by_ms);
+        }
+        before_ms.min(most_ms)
     }
 
     /// `from_ms` as it can have been: a time of before the machine's clock was set, of which no step is known, says
@@ -80,14 +107,9 @@ impl Calendar {
             return None;
         }
         self.stepped_ms.fetch_add(by_ms, Ordering::Relaxed);
-        if by_ms > 0 {
-            steps.push(ClockStep { to_ms: machine_ms, by_ms });
-            let more = steps.len().saturating_sub(CLOCK_STEPS_LIMIT);
-            steps.drain(..more);
-        } else {
-            // What it was set to before is still to come, and so is what was written since.
-            steps.retain(|step| step.to_ms <= machine_ms);
-        }
+        steps.push(ClockStep { at_ms: machine_ms.saturating_sub(by_ms), by_ms });
+        let more = steps.len().saturating_sub(CLOCK_STEPS_LIMIT);
+        steps.drain(..more);
         Some((by_ms, steps.clone()))
     }
 
@@ -97,10 +119,13 @@ impl Calendar {
     }
 }
 
-fn passed(steps: &[ClockStep], from_ms: i64, to_ms: i64) -> i64 {
-    let between = steps.iter().filter(|step| from_ms < step.to_ms && step.to_ms <= to_ms);
-    let stepped: i64 = between.map(|step| step.by_ms).sum();
-    to_ms.saturating_sub(from_ms).saturating_sub(stepped)
+/// The steps since something was written. A time that the clock has shown twice is taken for the later one, and one
+/// that it has passed over for one of after: it was written by an earlier owner of the file, whose clock was right.
+fn since(steps: &[ClockStep], from_ms: i64) -> &[ClockStep] {
+    let is_after =
+        |step: &ClockStep| from_ms > step.at_ms || from_ms >= step.at_ms.saturating_add(step.by_ms);
+    let first = steps.iter().rposition(is_after).map_or(0, |last| last + 1);
+    &steps[first..]
 }
 
 #[cfg(test)]
@@ -114,9 +139,9 @@ mod tests {
     fn set_twice() -> Calendar {
         let calendar = Calendar::new(START, 1_000, Vec::new());
         assert_eq!(calendar.follow(1_000, START + STEP_LEAST_MS - 1), None);
-        let first = ClockStep { to_ms: START + 3 * HOUR, by_ms: 2 * HOUR };
+        let first = ClockStep { at_ms: START + HOUR, by_ms: 2 * HOUR };
         assert_eq!(calendar.follow(1_000 + HOUR as u64, START + 3 * HOUR), Some((2 * HOUR, vec![first])));
-        let second = ClockStep { to_ms: START + 9 * HOUR, by_ms: 5 * HOUR };
+        let second = ClockStep { at_ms: START + 4 * HOUR, by_ms: 5 * HOUR };
         let both = vec![first, second];
         assert_eq!(calendar.follow(1_000 + 2 * HOUR as u64, START + 9 * HOUR), Some((5 * HOUR, both)));
         calendar
@@ -127,27 +152,63 @@ mod tests {
         let calendar = set_twice();
         let now = calendar.wall_at(1_000 + 3 * HOUR as u64);
         assert_eq!(now, START + 10 * HOUR);
-        // From, and how long ago that was.
-        for (from, hours) in [(0, 3), (1, 2), (3, 2), (4, 1), (9, 1), (10, 0), (11, 0)] {
+        // From, and how long ago that was. What the clock has passed over is of an earlier owner.
+        for (from, hours) in
+            [(-1, 4), (0, 3), (1, 2), (2, 3), (3, 2), (4, 1), (7, 3), (9, 1), (10, 0), (11, -1)]
+        {
             let from_ms = START + from * HOUR;
             assert_eq!(calendar.passed(from_ms, now), hours * HOUR, "{from}");
         }
         for (span, from) in [(0, 10), (1, 9), (3, 0), (4, -1)] {
             assert_eq!(calendar.before(now, span * HOUR), START + from * HOUR, "{span}");
         }
+        for (from, span, to) in [(0, 1, 1), (0, 2, 4), (0, 3, 10), (3, 0, 3), (3, 3, 11), (9, 2, 11)] {
+            assert_eq!(calendar.after(START + from * HOUR, span * HOUR), START + to * HOUR, "{from} {span}");
+        }
     }
 
     #[test]
-    fn what_was_set_by_mistake_is_taken_back() {
+    fn a_clock_that_is_set_back_makes_nothing_old_either() {
         let calendar = set_twice();
-        // Less than an hour: it waits until it is caught up with.
+        // Less than an hour: it stays ahead.
         let at = 1_000 + 3 * HOUR as u64;
         assert_eq!(calendar.follow(at, START + 10 * HOUR - CLOCK_BACK_LIMIT_MS + 1), None);
-        let (by_ms, left) = calendar.follow(at, START + 4 * HOUR).unwrap();
-        assert_eq!((by_ms, left.len()), (-6 * HOUR, 1));
-        assert_eq!(calendar.wall_at(at), START + 4 * HOUR);
-        assert_eq!(calendar.passed(START, START + 4 * HOUR), 2 * HOUR);
-        assert_eq!(calendar.passed(START + 9 * HOUR, START + 4 * HOUR), 0);
+        let (by_ms, steps) = calendar.follow(at, START + 4 * HOUR).unwrap();
+        assert_eq!((by_ms, steps.len()), (-6 * HOUR, 3));
+        let now = calendar.wall_at(at + HOUR as u64);
+        assert_eq!(now, START + 5 * HOUR);
+        // What was written at nine is an hour old, and now one more; so is what was written at four, of either time.
+        for (from, hours) in [(0, 4), (1, 3), (3, 3), (4, 1), (5, 0), (9, -4)] {
+            assert_eq!(calendar.passed(START + from * HOUR, now), hours * HOUR, "{from}");
+        }
+        // Nothing that is younger lies before it.
+        for (span, from) in [(0, 5), (1, 4), (2, 4), (3, 3), (4, 0), (5, -1)] {
+            assert_eq!(calendar.before(now, span * HOUR), START + from * HOUR, "{span}");
+        }
+        assert_eq!(calendar.after(START, 4 * HOUR), now);
+    }
+
+    #[test]
+    fn a_mistake_that_is_put_right_changes_nothing_of_before() {
+        // Back by a day, and forward again five minutes later.
+        let calendar = Calendar::new(START, 0, Vec::new());
+        calendar.follow(0, START - 24 * HOUR).unwrap();
+        calendar.follow(300_000, START + 300_000).unwrap();
+        let now = START + HOUR;
+        for from in [-40, -30, -10, 0] {
+            assert_eq!(calendar.passed(START + from * HOUR, now), (1 - from) * HOUR, "{from}");
+        }
+        // Two years and two hours forward, where two years were meant.
+        const YEAR: i64 = 365 * 24 * HOUR;
+        let calendar = Calendar::new(START, 0, Vec::new());
+        calendar.follow(0, START + 2 * YEAR + 2 * HOUR).unwrap();
+        calendar.follow(300_000, START + 2 * YEAR + 300_000).unwrap();
+        assert_eq!(calendar.passed(START, START + 2 * YEAR + HOUR), HOUR);
+        // The clock of a machine that boots was not set yet: what was written before that is as old as it looks.
+        let calendar = Calendar::new(0, 0, Vec::new());
+        calendar.follow(60_000, START).unwrap();
+        assert_eq!(calendar.passed(START - 10 * HOUR, START + HOUR), 11 * HOUR);
+        assert_eq!(calendar.passed(30_000, START + HOUR), HOUR + 30_000);
     }
 
     #[test]
@@ -155,7 +216,7 @@ mod tests {
         let calendar = Calendar::new(START, 0, Vec::new());
         let steps = (1..100).filter_map(|n| calendar.follow(0, START + n * HOUR)).last().unwrap().1;
         assert_eq!(steps.len(), CLOCK_STEPS_LIMIT);
-        assert_eq!(steps.last().unwrap().to_ms, START + 99 * HOUR);
+        assert_eq!(steps.last().unwrap().at_ms, START + 98 * HOUR);
     }
 
     #[test]
@@ -165,7 +226,7 @@ mod tests {
         assert_eq!(unknown.plausible(START + 2, START + 1), START + 1);
         assert_eq!(unknown.plausible(START - HOUR, START + 1), START - HOUR);
         // A minute after the epoch the clock was set.
-        let step = ClockStep { to_ms: START - HOUR, by_ms: START - HOUR - 60_000 };
+        let step = ClockStep { at_ms: 60_000, by_ms: START - HOUR - 60_000 };
         let known = Calendar::new(START, 0, vec![step]);
         assert_eq!(known.plausible(5_000, START + 1), 5_000);
         assert_eq!(known.passed(5_000, START), HOUR + 55_000);

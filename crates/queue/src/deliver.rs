@@ -187,6 +187,7 @@ impl Shared {
         }
         let Some((upstream, begun)) = self.begin(&job, &Upstream::Default) else { return Step::Again };
         job.attempts += 1;
+        job.announce |= self.lock().book.lines[job.entry.route()].announces;
         // Found again as it was, it is sent again: where the service honours keys that needs no word on disk.
         let unannounced = job.request.settings.idempotent && !job.announce;
         let announced = Change::Attempt {
@@ -203,11 +204,6 @@ impl Shared {
         }
         self.write(announced, After::Go(call));
         Step::Again
-    }
-
-    /// Whether a job may be called for no longer.
-    pub(crate) fn is_too_old(&self, job: &Job) -> bool {
-        self.is_over(job.request.settings.max_age, job.from_ms, self.wall_ms())
     }
 
     /// Gives up a job that is too old to begin with.
@@ -289,7 +285,13 @@ impl Shared {
             Some((attempts, excused, tries, Some(from_ms), flags)) => {
                 (attempts, excused, tries, from_ms, flags)
             }
-            None if entry.has(FRESH) => (0, 0, 0, request.head.from_ms, (false, false)),
+            None if entry.has(FRESH) && !self.calendar.was_set() => {
+                (0, 0, 0, request.head.from_ms, (false, false))
+            }
+            None if entry.has(FRESH) => {
+                let row = self.journal.job(id)?.ok_or(Unloadable::Gone)?;
+                (0, 0, 0, self.due_since(&row, &request), (false, false))
+            }
             Some(_) | None => {
                 let (attempts, from_ms) = self.recorded(entry, &request)?;
                 // Which of its attempts an outage has excused is not on disk: all are, or a restart in a long outage
@@ -309,28 +311,6 @@ impl Shared {
             Ok(_) => Unloadable::Gone,
             Err(error) => error.into(),
         }
-    }
-
-    /// The attempts of a job and from when its age counts, as they are on disk.
-    fn recorded(&self, entry: Entry, request: &StoredRequest) -> Result<(u32, i64), Unloadable> {
-        let id = job_id(&entry);
-        let row = self.journal.job(id)?.filter(|row| row.state.is_pending()).ok_or(Unloadable::Gone)?;
-        if row.state == JobState::Unknown && !entry.has(PROBE) {
-            return Err(Unloadable::InDoubt(row.attempts));
-        }
-        if row.attempts == 0 {
-            // Never attempted, or released by an operator: since then it is due.
-            return Ok((0, self.plausible(row.due_ms.max(request.head.from_ms))));
-        }
-        let attempts = self.journal.attempts(id)?;
-        let released = attempts.iter().rev().find(|attempt| attempt.number == 0);
-        let from_ms = released.map_or(request.head.from_ms, |at| at.ended_ms.max(request.head.from_ms));
-        Ok((row.attempts, self.plausible(from_ms)))
-    }
-
-    /// A time on the wall from which the age of a job that is due counts, as it can have been.
-    pub(crate) fn plausible(&self, from_ms: i64) -> i64 {
-        self.calendar.plausible(from_ms, self.wall_ms())
     }
 
     /// What is known of the calls of a saga in this run.

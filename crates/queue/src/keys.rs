@@ -147,7 +147,9 @@ impl Keys {
     fn seal(&mut self) {
         let mut entries: Vec<Entry> = self.open.drain().map(|(hash, id)| Entry { hash, id }).collect();
         entries.sort_unstable();
-        self.push(entries, self.open_newest_ms);
+        // A clock that was ahead for a moment must not make all keys to come look new.
+        let newest_ms = std::mem::replace(&mut self.open_newest_ms, i64::MIN);
+        self.push(entries, newest_ms);
         let small = |segment: &&Segment| segment.entries.len() <= SEGMENT_KEYS;
         let run = self.sealed.iter().rev().take_while(small).count();
         if run < MERGED_SEGMENTS {

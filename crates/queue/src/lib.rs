@@ -27,6 +27,7 @@ mod submission;
 mod ticket;
 
 mod accept;
+mod age;
 mod deliver;
 mod first;
 mod outcome;

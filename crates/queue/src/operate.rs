@@ -381,6 +381,7 @@ impl Shared {
         paused: bool,
         by: u32,
     ) -> Result<bool, OperationError> {
+        let route = route.filter(|route| *route != EVERYTHING);
         let _one_at_a_time = self.pausing.lock().await;
         let scope = route.unwrap_or(EVERYTHING).to_owned();
         let is_paused = self.lock().pauses.iter().any(|known| known.scope == scope);

@@ -117,7 +117,7 @@ impl Shared {
         let plain = flight.place.is_none();
         let soon = plain
             && own.idempotent
-            && !flight.job.announce
+            && settings.unwrap_or(&own).idempotent
             && matches!(&after, After::Settled(settled) if state.nobody_waits_for(settled));
         let is_news = state.has_work();
         drop(state);
@@ -145,9 +145,13 @@ impl Shared {
         if flight.unannounced && !is_repeated && matches!(came.outcome, CallOutcome::Withheld { .. }) {
             // Once more, and this time whoever finds it half-way knows that it may have happened.
             job.announce = true;
+            state.book.lines[job.entry.route()].announces = true;
             job.attempts = job.attempts.saturating_sub(1);
             let change = self.waits(job, came, Duration::ZERO, None);
             return (Some(change), After::PutOff(Box::new(carried(job, *upstream, false)), came.now));
+        }
+        if settings.idempotent && !matches!(came.meaning, Meaning::NotSent) {
+            state.book.lines[job.entry.route()].announces = false;
         }
         let situation =
             Situation { idempotent: settings.idempotent, waiting: state.has_client(job.entry.id()) };

@@ -163,7 +163,8 @@ impl Queue {
             bytes: state.book.bytes,
             unknown_now: state.book.unknown_now(),
             held: state.held.now(),
-            oldest_ms: oldest.map_or(0, |oldest| self.shared.calendar.passed(oldest, now_ms).unsigned_abs()),
+            oldest_ms: oldest
+                .map_or(0, |oldest| self.shared.calendar.passed(oldest, now_ms).max(0).unsigned_abs()),
             upstreams: upstreams.collect(),
             paused: state.pauses.clone(),
             trouble,

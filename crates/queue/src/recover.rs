@@ -60,7 +60,8 @@ impl Shared {
             let left_ms = left_ms(&journal, &row, &calendar, opened_ms);
             if is_between(&row, left_ms) && was_put_off(&journal, &row) {
                 book.count(row.request_bytes);
-                scheduled.insert((row.due_ms, row.id), entry_of(&mut book, &row));
+                let due_ms = calendar.after(row.created_ms, row.due_ms.saturating_sub(row.created_ms));
+                scheduled.insert((due_ms, row.id), entry_of(&mut book, &row));
                 continue;
             }
             enter(&mut book, row, left_ms, &mut later, &mut doubtful);
@@ -143,7 +144,8 @@ impl Shared {
             let since = row.outcome_ms.filter(|_| row.state == JobState::Unknown).unwrap_or(wall_ms);
             // One that is over holds up nobody again.
             let hold = row.order.and_then(|_| {
-                let passed = Duration::from_millis(self.calendar.passed(since, wall_ms).unsigned_abs());
+                let passed =
+                    Duration::from_millis(self.calendar.passed(since, wall_ms).max(0).unsigned_abs());
                 let left = self.unknown_hold(&row).checked_sub(passed).filter(|left| !left.is_zero())?;
                 Some(now.saturating_add(whole_ms(left)))
             });

@@ -285,11 +285,6 @@ impl Shared {
         self.calendar.wall_at(self.clock.now())
     }
 
-    /// Whether more than `most` has passed since `from_ms` at `at_ms`, both on the wall.
-    pub(crate) fn is_over(&self, most: Duration, from_ms: i64, at_ms: i64) -> bool {
-        self.calendar.passed(from_ms, at_ms) > span_ms(most)
-    }
-
     /// Settings and saga of a job as they are written down.
     pub(crate) fn encoded(&self, settings: &Arc<QueuedRoute>, saga: Option<&Arc<Saga>>) -> (Bytes, Bytes) {
         let mut encoded = self.encoded.lock().unwrap_or_else(PoisonError::into_inner);

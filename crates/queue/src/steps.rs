@@ -158,8 +158,16 @@ impl Shared {
         }
         let too_old = !place.undo && self.is_over(job.request.settings.max_age, job.from_ms, came.at_ms);
         let used_up = head.attempts.saturating_sub(head.excused) >= step.attempts;
-        let verdict =
-            judge_step(came, place, step, past_pivot, &head, (used_up || too_old, too_old, expired));
+        let in_doubt_ms = self.calendar.passed(head.doubt_ms, came.at_ms);
+        let verdict = judge_step(
+            came,
+            place,
+            step,
+            past_pivot,
+            &head,
+            (used_up || too_old, too_old, expired),
+            in_doubt_ms,
+        );
         let name = about(&step.name, place);
         let ended = (!not_sent).then(|| came.record(job.attempts, &format!("{name}: ")));
         head.state = match verdict {
@@ -351,6 +359,7 @@ fn judge_step(
     past_pivot: bool,
     head: &StepHead,
     (used_up, too_old, expired): (bool, bool, bool),
+    in_doubt_ms: i64,
 ) -> StepVerdict {
     let after = match &came.outcome {
         CallOutcome::Answered { retry_after, .. } => {
@@ -374,7 +383,7 @@ fn judge_step(
             StepVerdict::Refused
         }
         // The attempt in doubt is over in the service by now, and the same key was refused again and again.
-        Meaning::Refused if !place.undo && !past_pivot && used_up && is_long_over(head, step, came, 1) => {
+        Meaning::Refused if !place.undo && !past_pivot && used_up && is_long_over(in_doubt_ms, step, 1) => {
             StepVerdict::Refused
         }
         // A 409 that does not end is about something else than that attempt: nobody would ever undo what came before.
@@ -383,7 +392,7 @@ fn judge_step(
                 && !place.undo
                 && !past_pivot
                 && used_up
-                && is_long_over(head, step, came, CONFLICT_PATIENCE) =>
+                && is_long_over(in_doubt_ms, step, CONFLICT_PATIENCE) =>
         {
             StepVerdict::Refused
         }
@@ -406,8 +415,8 @@ fn is_conflict(came: &Came) -> bool {
 }
 
 /// Whether the last attempt in doubt has been over for so many times as long as one may take.
-fn is_long_over(head: &StepHead, step: &SagaStep, came: &Came, times: u32) -> bool {
-    came.at_ms.saturating_sub(head.doubt_ms) >= span_ms(step.timeout.saturating_mul(times))
+fn is_long_over(in_doubt_ms: i64, step: &SagaStep, times: u32) -> bool {
+    in_doubt_ms >= span_ms(step.timeout.saturating_mul(times))
 }
 
 /// The state of each call.

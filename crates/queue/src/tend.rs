@@ -6,7 +6,7 @@ use crate::codec::StoredRequest;
 use crate::deliver::{Job, settle};
 use crate::job::{JobId, JobState};
 use crate::keys::Stretch;
-use crate::shared::{REWRITE_PAUSE, Shared, job_id, later, span_ms};
+use crate::shared::{After, REWRITE_PAUSE, Shared, job_id, later, span_ms};
 use std::sync::Arc;
 use std::time::Duration;
 use store::commit::WriteError;
@@ -58,7 +58,7 @@ impl Shared {
     }
 
     /// Goes with the clock on the wall where that was set.
-    fn follow_clock(&self) {
+    fn follow_clock(self: &Arc<Self>) {
         let Some((by_ms, steps)) = self.calendar.follow(self.clock.now(), self.clock.wall_ms()) else {
             return;
         };
@@ -67,11 +67,7 @@ impl Shared {
             by_s,
             "the clock was set; what is due and how old anything is goes by the time that passed"
         );
-        self.journal.update(Change::Clock(steps), move |written| {
-            if let Err(error) = written {
-                tracing::warn!(%error, by_s, "that the clock was set is not on disk, and not known after a restart");
-            }
-        });
+        self.write(Change::Clock(steps), After::Nothing);
     }
 
     /// Writes again what could not be written.
@@ -232,7 +228,7 @@ impl Shared {
         };
         let row = self.journal.job(id).ok()??;
         let untouched = row.state == JobState::Waiting && row.attempts == 0;
-        let from_ms = self.plausible(row.due_ms.max(request.head.from_ms));
+        let from_ms = self.due_since(&row, &request);
         let job = Job {
             entry,
             bytes,

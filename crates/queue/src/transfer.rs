@@ -199,24 +199,31 @@ impl Shared {
             }
         }
         changes.push(Change::Operation(self.operation("import", format!("{count} jobs"), count, by)));
+        {
+            // Sooner than somebody can find them on disk and deal with them.
+            let mut state = self.lock();
+            for (job, arrival) in &new {
+                state.held.add(job.id, job.state, !job.preview, arrival.is_stuck);
+            }
+        }
         let written = self.written_blocking(Change::Several(changes));
         let hold = |job: &NewJob| self.unknown_hold(&row_of(job));
         let unknown = new.iter().filter(|(job, _)| job.state == JobState::Unknown);
         let mut holds: VecDeque<Duration> = unknown.map(|(job, _)| hold(job)).collect();
         let mut state = self.lock();
         let told: Vec<_> = reserved.iter().filter_map(|key| state.reserved.remove(key)).collect();
-        for (job, arrival) in &new {
+        for (job, _) in &new {
             let entry = entry_of(&mut state.book, &row_of(job));
             if written.is_err() || !job.state.is_pending() {
                 state.book.uncount(job.request.len() as u64);
             }
             if written.is_err() {
+                state.held.remove(&row_of(job));
                 continue;
             }
             if let Some(key) = job.key {
                 state.keys.insert(KeyHash::from_bytes(key), job.id, job.created_ms);
             }
-            state.held.add(job.id, job.state, !job.preview, arrival.is_stuck);
             match job.state {
                 JobState::Waiting if job.due_ms > self.wall_ms() => {
                     let delay = job.due_ms.saturating_sub(self.wall_ms()).unsigned_abs();

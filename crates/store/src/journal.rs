@@ -120,7 +120,7 @@ pub struct Recovered {
     pub epoch: u64,
     /// What is paused.
     pub paused: Vec<Pause>,
-    /// How the clock was set while former owners had the file open, in the order of the times to which it was.
+    /// How the clock was set while former owners had the file open, old to new.
     pub clock: Vec<ClockStep>,
     /// Every job that is pending, dead or rejected, or has a key, in the order of their numbers.
     pub jobs: Scan,

@@ -152,6 +152,61 @@ async fn what_an_operator_has_released_is_sent_after_a_restart_whatever_the_cloc
 }
 
 #[tokio::test]
+async fn what_is_for_later_is_delivered_then_whatever_the_clock_did() {
+    const DAY: u64 = 86_400;
+    let later = |days| Submission {
+        deliver_after: Some(Duration::from_secs(days * DAY)),
+        ..request(idempotent(), "1")
+    };
+    for killed in [false, true] {
+        let mut stage = Stage::new();
+        let name = stage.enqueue(later(7)).await;
+        stage.clock.advance(Duration::from_secs(DAY));
+        // Two and a half days forward: less than is left, and more than a job may be old.
+        let wall_ms = START + 7 * 43_200_000;
+        stage.clock.set_wall(wall_ms);
+        stage.queue.tend();
+        // And by mistake back by a day and forward again.
+        for set_ms in [wall_ms - 86_400_000, wall_ms] {
+            stage.clock.set_wall(set_ms);
+            stage.queue.tend();
+        }
+        stage.settled().await;
+        let second = stage.enqueue(later(6)).await;
+        for _ in 0..5 {
+            stage.clock.advance(Duration::from_secs(DAY));
+            if killed {
+                stage = stage.kill();
+            }
+            stage.queue.tend();
+            assert!(stage.due().await.is_none(), "{killed}");
+        }
+        stage.clock.advance(Duration::from_secs(DAY));
+        stage.queue.tend();
+        for name in [name, second] {
+            let call = stage.due().await.expect("the time has passed");
+            assert_eq!(call.job, name.id);
+            stage.report(&call, answered(201, ""));
+            assert_eq!(stage.state(name).await, JobState::Done, "{killed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_a_little_behind_delivers_nothing_early() {
+    let stage = Stage::new();
+    let hour = Some(Duration::from_secs(3_600));
+    let name = stage.enqueue(Submission { deliver_after: hour, ..request(idempotent(), "1") }).await;
+    let stage = stage.kill_at(START - 1_800_000);
+    stage.clock.advance(Duration::from_secs(3_590));
+    assert!(stage.due().await.is_none());
+    stage.clock.advance(Duration::from_secs(11));
+    let call = stage.due().await.expect("an hour has passed");
+    stage.report(&call, answered(201, ""));
+    assert_eq!(stage.state(name).await, JobState::Done);
+}
+
+#[tokio::test]
 async fn dead_letters_are_kept_for_a_month() {
     let stage = Stage::new();
     let mut names = Vec::new();

@@ -4,6 +4,7 @@ use crate::stage::{Stage, answered, idempotent, keyed, not_sent, request};
 use model::flow::JsonPath;
 use model::queue::QueuedRoute;
 use queue::{Breaker, Call, CallOutcome, FirstCall, Full, FullWhy, JobState, Submission, Submitted, Waited};
+use std::sync::Arc;
 use std::time::Duration;
 
 const WAIT: Duration = Duration::from_secs(2);
@@ -195,6 +196,35 @@ async fn what_is_for_a_release_without_keys_is_announced_first() {
     assert_eq!(stage.state(name).await, JobState::Waiting);
     stage.play(Duration::from_secs(60), |_| answered(201, "")).await;
     assert_eq!(stage.state(name).await, JobState::Done);
+}
+
+/// One is enough to see that: the others are announced at once.
+#[tokio::test]
+async fn what_is_behind_it_is_announced_without_being_asked_for() {
+    let stage = Stage::new();
+    stage.queue.pause(None, 0).await.unwrap();
+    for _ in 0..5 {
+        stage.enqueue(request(idempotent(), "1")).await;
+    }
+    stage.queue.resume(None, 0).await.unwrap();
+    let call = stage.call().await;
+    stage.report(&call, CallOutcome::Withheld { why: "it honours no keys".into() });
+    let without_keys = Arc::new(QueuedRoute::default());
+    for _ in 0..5 {
+        let call = stage.due().await.expect("nothing is put off");
+        assert!(!call.unannounced, "{call:?}");
+        stage.queue.report(call.id, answered(201, ""), Some(&without_keys));
+    }
+    // Until a release has answered that honours keys.
+    for unannounced in [false, true] {
+        stage.queue.pause(None, 0).await.unwrap();
+        stage.enqueue(request(idempotent(), "1")).await;
+        stage.queue.resume(None, 0).await.unwrap();
+        let call = stage.due().await.expect("it is sent");
+        assert_eq!(call.unannounced, unannounced, "{call:?}");
+        stage.report(&call, answered(201, ""));
+        stage.settled().await;
+    }
 }
 
 /// A first call that was made too early to be written down may be under way when its client repeats it.

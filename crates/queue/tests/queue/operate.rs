@@ -165,7 +165,8 @@ async fn paused_is_paused_also_after_a_restart() {
     stage.queue.resume(Some("POST /orders"), 0).await.unwrap();
     let stage = stage.kill();
     assert!(stage.due().await.is_none());
-    stage.queue.resume(None, 0).await.unwrap();
+    assert!(!stage.queue.pause(Some("*"), 0).await.unwrap(), "it is paused");
+    assert!(stage.queue.resume(Some("*"), 0).await.unwrap());
     assert!(stage.due().await.is_some() && stage.due().await.is_some() && stage.due().await.is_none());
 }
 

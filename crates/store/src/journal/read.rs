@@ -393,19 +393,19 @@ pub(super) fn size(c: &Connection, log: u64) -> Result<Size, Fault> {
     Ok(Size { file: pragma("page_count")? * page, free: pragma("freelist_count")? * page, log })
 }
 
-/// How the clock was set, in the order of the times to which it was.
+/// How the clock was set, old to new.
 pub(super) fn clock(c: &Connection) -> Result<Vec<ClockStep>, Fault> {
     let mut query = c.prepare_cached("SELECT key FROM meta")?;
     let mut keys = query.query([])?;
     let mut found = Vec::new();
     while let Some(row) = keys.next()? {
         let key: String = column(row, 0)?;
-        if let Some(to_ms) = schema::clock_of(&key) {
-            found.push(ClockStep { to_ms, by_ms: number(c, &key)? });
+        if let Some((place, at_ms)) = schema::clock_of(&key) {
+            found.push((place, ClockStep { at_ms, by_ms: number(c, &key)? }));
         }
     }
-    found.sort_unstable_by_key(|step| step.to_ms);
-    Ok(found)
+    found.sort_unstable_by_key(|(place, _)| *place);
+    Ok(found.into_iter().map(|(_, step)| step).collect())
 }
 
 /// A number of the table `meta`.

@@ -236,9 +236,9 @@ pub struct Pause {
 /// That the clock on the wall was set while the journal was open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockStep {
-    /// To when, Unix milliseconds: what has a later time was written after.
-    pub to_ms: i64,
-    /// By how much, in milliseconds: what has an earlier time is younger by this than it looks.
+    /// What it said just before, Unix milliseconds.
+    pub at_ms: i64,
+    /// By how much, in milliseconds; less than 0: it was set back.
     pub by_ms: i64,
 }
 
@@ -313,7 +313,7 @@ pub enum Change {
     Resumed(String),
     /// An entry of the audit log, next to what it tells of.
     Operation(Operation),
-    /// These take the place of all that was known of how the clock was set; at most
+    /// These, old to new, take the place of all that was known of how the clock was set; at most
     /// [`CLOCK_STEPS_LIMIT`](super::CLOCK_STEPS_LIMIT), more are refused.
     Clock(Vec<ClockStep>),
     /// All of these or none, at most [`SEVERAL_LIMIT`](super::SEVERAL_LIMIT); more are refused. May not be nested.

@@ -245,8 +245,8 @@ impl Salvage<'_> {
             )?;
         }
         // Without knowing how the clock was set, what is kept looks as old as its times say.
-        for step in read::clock(self.from).unwrap_or_default() {
-            schema::set_number(&self.to, &schema::clock_key(step.to_ms), step.by_ms)?;
+        for (place, step) in read::clock(self.from).unwrap_or_default().iter().enumerate() {
+            schema::set_number(&self.to, &schema::clock_key(place, step.at_ms), step.by_ms)?;
         }
         let last =
             self.from.query_row("SELECT max(id) FROM operation", [], |row| row.get::<_, Option<i64>>(0));

@@ -104,17 +104,18 @@ pub(super) const EPOCH: &str = "epoch";
 /// The highest number of a job that was forgotten, or that is passed over.
 pub(super) const FORGOTTEN: &str = "forgotten";
 
-/// How keys of [`ClockStep`](super::ClockStep)s begin: the time to which the clock was set follows.
+/// How keys of [`ClockStep`](super::ClockStep)s begin.
 const CLOCK: &str = "clock ";
 
-/// The key of a step of the clock to `to_ms`. It is in the key, so that one number is enough.
-pub(super) fn clock_key(to_ms: i64) -> String {
-    format!("{CLOCK}{to_ms}")
+/// The key of a step of the clock: its place among others and when it was, so that one number is left.
+pub(super) fn clock_key(place: usize, at_ms: i64) -> String {
+    format!("{CLOCK}{place} {at_ms}")
 }
 
-/// The time to which the clock was set, if this is the key of such a step.
-pub(super) fn clock_of(key: &str) -> Option<i64> {
-    key.strip_prefix(CLOCK)?.parse().ok()
+/// Its place and when it was, if this is the key of such a step.
+pub(super) fn clock_of(key: &str) -> Option<(usize, i64)> {
+    let (place, at_ms) = key.strip_prefix(CLOCK)?.split_once(' ')?;
+    Some((place.parse().ok()?, at_ms.parse().ok()?))
 }
 
 /// Forgets how the clock was set.

@@ -533,13 +533,13 @@ fn how_the_clock_was_set_is_known_later() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, recovered) = open(&folder);
     assert_eq!(recovered.clock, []);
-    let step = |to_ms, by_ms| ClockStep { to_ms, by_ms };
+    let step = |at_ms, by_ms| ClockStep { at_ms, by_ms };
     update(&journal, Change::Clock(vec![step(5, 1), step(40, 30)])).unwrap();
     update(&journal, Change::Clock(vec![step(-9, -8), step(200, 100), step(40, 31)])).unwrap();
     let many = (0..=CLOCK_STEPS_LIMIT as i64).map(|n| step(n, 1)).collect();
     assert!(matches!(update(&journal, Change::Clock(many)), Err(WriteError::Refused(_))));
     drop(journal);
-    let kept = [step(-9, -8), step(40, 31), step(200, 100)];
+    let kept = [step(-9, -8), step(200, 100), step(40, 31)];
     let (journal, recovered) = open(&folder);
     assert_eq!(recovered.clock, kept);
     drop((journal, recovered));

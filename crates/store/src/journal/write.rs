@@ -319,8 +319,8 @@ fn set_clock(t: &Transaction<'_>, steps: &[ClockStep]) -> Result<(), WriteError>
         return Err(refused(format!("{} steps of the clock, at most {CLOCK_STEPS_LIMIT}", steps.len())));
     }
     schema::forget_clock(t)?;
-    for step in steps {
-        schema::set_number(t, &schema::clock_key(step.to_ms), step.by_ms)?;
+    for (place, step) in steps.iter().enumerate() {
+        schema::set_number(t, &schema::clock_key(place, step.at_ms), step.by_ms)?;
     }
     Ok(())
 }
