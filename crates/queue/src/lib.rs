@@ -13,6 +13,7 @@
 //! | `book` | which job goes next |
 //! | `keys` | which job has which key |
 //! | `held` | what somebody has to deal with |
+//! | `calendar`, `age` | how long ago something was, whatever the clock on the wall was set to |
 //! | `accept`, `deliver`, `outcome`, `steps` | what is written, and then done: nothing takes effect before it is on disk |
 //! | `recover` | what a queue does that is found again |
 //!
