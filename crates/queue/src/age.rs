@@ -6,7 +6,7 @@ use crate::deliver::{Job, Unloadable};
 use crate::job::JobState;
 use crate::shared::{Shared, job_id, span_ms};
 use std::time::Duration;
-use store::journal::JobRow;
+use store::journal::{JobRow, Journal, ReadError};
 
 impl Shared {
     /// Whether a job may be called for no longer.
@@ -27,29 +27,42 @@ impl Shared {
             return Err(Unloadable::InDoubt(row.attempts));
         }
         if row.attempts == 0 {
-            return Ok((0, self.due_since(&row, request)));
+            return Ok((0, self.due_since(&row, request)?));
         }
         let attempts = self.journal.attempts(id)?;
         let released = attempts.iter().rev().find(|attempt| attempt.number == 0);
-        let from_ms = self.first_due(&row, request);
+        let from_ms = self.first_due(&row, request)?;
         Ok((row.attempts, self.plausible(released.map_or(from_ms, |at| at.ended_ms.max(from_ms)))))
     }
 
     /// Since when a job is due that was never attempted, or was released by an operator.
-    pub(crate) fn due_since(&self, row: &JobRow, request: &StoredRequest) -> i64 {
-        let from_ms = self.first_due(row, request);
+    pub(crate) fn due_since(&self, row: &JobRow, request: &StoredRequest) -> Result<i64, ReadError> {
+        let from_ms = self.first_due(row, request)?;
         // What was released since is due since then.
-        self.plausible(if row.due_ms == request.head.from_ms { from_ms } else { row.due_ms.max(from_ms) })
+        let is_first = row.due_ms == request.head.from_ms;
+        Ok(self.plausible(if is_first { from_ms } else { row.due_ms.max(from_ms) }))
     }
 
     /// When a job was due at first. It may have been put off by a clock that was set since.
-    fn first_due(&self, row: &JobRow, request: &StoredRequest) -> i64 {
-        let delay_ms = request.head.from_ms.saturating_sub(row.created_ms);
-        self.calendar.after(row.created_ms, delay_ms)
+    fn first_due(&self, row: &JobRow, request: &StoredRequest) -> Result<i64, ReadError> {
+        let from_ms = request.head.from_ms;
+        if !self.calendar.was_set() {
+            return Ok(from_ms);
+        }
+        let written_ms = written_ms(&self.journal, row, from_ms)?;
+        Ok(self.calendar.after(written_ms, from_ms.saturating_sub(written_ms)))
     }
 
     /// A time on the wall from which the age of a job that is due counts, as it can have been.
     fn plausible(&self, from_ms: i64) -> i64 {
         self.calendar.plausible(from_ms, self.wall_ms())
     }
+}
+
+/// When it was written down here that a job is due at `due_ms`: when it came, or was imported, which is a time of
+/// another machine's clock before that.
+pub(crate) fn written_ms(journal: &Journal, row: &JobRow, due_ms: i64) -> Result<i64, ReadError> {
+    let attempts = journal.attempts(row.id)?;
+    let imported = attempts.iter().rev().find(|attempt| attempt.number == 0 && attempt.ended_ms <= due_ms);
+    Ok(imported.map_or(row.created_ms, |attempt| attempt.ended_ms))
 }

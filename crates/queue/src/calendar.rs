@@ -7,7 +7,7 @@
 //! are not counted.
 
 use crate::clock::Moment;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use store::journal::{CLOCK_STEPS_LIMIT, ClockStep};
 
@@ -28,6 +28,7 @@ pub(crate) struct Calendar {
     opened_at: Moment,
     /// By how much the clock was set since.
     stepped_ms: AtomicI64,
+    followed: AtomicBool,
     /// How it was set, old to new.
     steps: Mutex<Vec<ClockStep>>,
 }
@@ -35,7 +36,8 @@ pub(crate) struct Calendar {
 impl Calendar {
     /// It is `opened_ms` on the wall at `opened_at`; `steps` are what was known of before.
     pub(crate) fn new(opened_ms: i64, opened_at: Moment, steps: Vec<ClockStep>) -> Self {
-        Self { opened_ms, opened_at, stepped_ms: AtomicI64::new(0), steps: Mutex::new(steps) }
+        let (stepped_ms, followed, steps) = (AtomicI64::new(0), AtomicBool::new(false), Mutex::new(steps));
+        Self { opened_ms, opened_at, stepped_ms, followed, steps }
     }
 
     /// The time on the wall when the queue was opened.
@@ -50,29 +52,38 @@ impl Calendar {
         self.opened_ms.saturating_add(passed).saturating_add(stepped)
     }
 
-    /// Whether it is known that the clock was set.
+    /// Whether it is known that the clock was set, now or while an earlier owner had the file open.
     pub(crate) fn was_set(&self) -> bool {
         !self.steps().is_empty()
+    }
+
+    /// Whether it was since this queue was opened.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Relaxed)
+    }
+
+    /// All steps that are known, as they are to be on disk.
+    pub(crate) fn known(&self) -> Vec<ClockStep> {
+        self.steps().clone()
     }
 
     /// How many milliseconds have passed from when something was written, on the wall, to `wall_ms`. Less than 0: it
     /// was written by a clock that was ahead.
     pub(crate) fn passed(&self, from_ms: i64, wall_ms: i64) -> i64 {
         let steps = self.steps();
-        let stepped: i64 = since(&steps, from_ms).iter().map(|step| step.by_ms).sum();
+        let stepped: i64 = since(&steps, from_ms).map(|step| step.by_ms).sum();
         wall_ms.saturating_sub(from_ms).saturating_sub(stepped)
     }
 
     /// The time on the wall once `span_ms` have passed since something was written.
     pub(crate) fn after(&self, from_ms: i64, span_ms: i64) -> i64 {
-        let mut wall_ms = from_ms.saturating_add(span_ms);
-        for step in since(&self.steps(), from_ms) {
-            if wall_ms <= step.at_ms {
-                break;
-            }
-            wall_ms = wall_ms.saturating_add(step.by_ms);
-        }
-        wall_ms
+        let steps = self.steps();
+        let later: Vec<&ClockStep> = since(&steps, from_ms).collect();
+        let step = |wall_ms: i64, step: &&ClockStep| match wall_ms > step.at_ms {
+            true => wall_ms.saturating_add(step.by_ms),
+            false => wall_ms,
+        };
+        later.iter().rev().fold(from_ms.saturating_add(span_ms), step)
     }
 
     /// A time on the wall such that of whatever was written before it, `span_ms` have passed.
@@ -99,18 +110,19 @@ impl Calendar {
         if unset { self.opened_ms } else { from_ms.min(wall_ms) }
     }
 
-    /// Goes with the machine's clock, if that was set. Some: by how much, and all steps that are to be written down.
-    pub(crate) fn follow(&self, now: Moment, machine_ms: i64) -> Option<(i64, Vec<ClockStep>)> {
+    /// Goes with the machine's clock, if that was set. Some: by how much; then [`known`](Self::known) is to be written.
+    pub(crate) fn follow(&self, now: Moment, machine_ms: i64) -> Option<i64> {
         let mut steps = self.steps();
         let by_ms = machine_ms.saturating_sub(self.wall_at(now));
         if by_ms < STEP_LEAST_MS && by_ms > -CLOCK_BACK_LIMIT_MS {
             return None;
         }
         self.stepped_ms.fetch_add(by_ms, Ordering::Relaxed);
+        self.followed.store(true, Ordering::Relaxed);
         steps.push(ClockStep { at_ms: machine_ms.saturating_sub(by_ms), by_ms });
         let more = steps.len().saturating_sub(CLOCK_STEPS_LIMIT);
         steps.drain(..more);
-        Some((by_ms, steps.clone()))
+        Some(by_ms)
     }
 
     fn steps(&self) -> MutexGuard<'_, Vec<ClockStep>> {
@@ -119,13 +131,12 @@ impl Calendar {
     }
 }
 
-/// The steps since something was written. A time that the clock has shown twice is taken for the later one, and one
-/// that it has passed over for one of after: it was written by an earlier owner of the file, whose clock was right.
-fn since(steps: &[ClockStep], from_ms: i64) -> &[ClockStep] {
-    let is_after =
-        |step: &ClockStep| from_ms > step.at_ms || from_ms >= step.at_ms.saturating_add(step.by_ms);
-    let first = steps.iter().rposition(is_after).map_or(0, |last| last + 1);
-    &steps[first..]
+/// The steps since something was written, new to old. A time that the clock has shown twice is taken for the later one.
+/// One that it has passed over was written by an earlier owner of the file, whose clock was right, or not set yet.
+fn since(steps: &[ClockStep], from_ms: i64) -> impl Iterator<Item = &ClockStep> {
+    let is_before = move |step: &&ClockStep| from_ms < step.at_ms.saturating_add(step.by_ms);
+    let is_counted = move |step: &&ClockStep| from_ms <= step.at_ms || from_ms < CLOCK_LEAST_MS;
+    steps.iter().rev().take_while(is_before).filter(is_counted)
 }
 
 #[cfg(test)]
@@ -140,10 +151,10 @@ mod tests {
         let calendar = Calendar::new(START, 1_000, Vec::new());
         assert_eq!(calendar.follow(1_000, START + STEP_LEAST_MS - 1), None);
         let first = ClockStep { at_ms: START + HOUR, by_ms: 2 * HOUR };
-        assert_eq!(calendar.follow(1_000 + HOUR as u64, START + 3 * HOUR), Some((2 * HOUR, vec![first])));
+        assert_eq!(calendar.follow(1_000 + HOUR as u64, START + 3 * HOUR), Some(2 * HOUR));
         let second = ClockStep { at_ms: START + 4 * HOUR, by_ms: 5 * HOUR };
-        let both = vec![first, second];
-        assert_eq!(calendar.follow(1_000 + 2 * HOUR as u64, START + 9 * HOUR), Some((5 * HOUR, both)));
+        assert_eq!(calendar.follow(1_000 + 2 * HOUR as u64, START + 9 * HOUR), Some(5 * HOUR));
+        assert_eq!(calendar.known(), [first, second]);
         calendar
     }
 
@@ -173,8 +184,8 @@ mod tests {
         // Less than an hour: it stays ahead.
         let at = 1_000 + 3 * HOUR as u64;
         assert_eq!(calendar.follow(at, START + 10 * HOUR - CLOCK_BACK_LIMIT_MS + 1), None);
-        let (by_ms, steps) = calendar.follow(at, START + 4 * HOUR).unwrap();
-        assert_eq!((by_ms, steps.len()), (-6 * HOUR, 3));
+        assert_eq!(calendar.follow(at, START + 4 * HOUR), Some(-6 * HOUR));
+        assert_eq!(calendar.known().len(), 3);
         let now = calendar.wall_at(at + HOUR as u64);
         assert_eq!(now, START + 5 * HOUR);
         // What was written at nine is an hour old, and now one more; so is what was written at four, of either time.
@@ -209,12 +220,20 @@ mod tests {
         calendar.follow(60_000, START).unwrap();
         assert_eq!(calendar.passed(START - 10 * HOUR, START + HOUR), 11 * HOUR);
         assert_eq!(calendar.passed(30_000, START + HOUR), HOUR + 30_000);
+        // Of an earlier boot with such a clock: how long ago that was is not known, and at least it is not 56 years.
+        assert!(calendar.passed(3 * HOUR, START + HOUR) <= HOUR);
+        // A step of before such a boot still counts for what was written before it.
+        let frozen = ClockStep { at_ms: START - 30 * HOUR, by_ms: 10 * HOUR };
+        let calendar = Calendar::new(0, 0, vec![frozen]);
+        calendar.follow(60_000, START).unwrap();
+        assert_eq!(calendar.passed(START - 31 * HOUR, START + HOUR), 22 * HOUR);
     }
 
     #[test]
     fn a_clock_that_is_set_all_the_time_is_bounded() {
         let calendar = Calendar::new(START, 0, Vec::new());
-        let steps = (1..100).filter_map(|n| calendar.follow(0, START + n * HOUR)).last().unwrap().1;
+        (1..100).for_each(|n| assert_eq!(calendar.follow(0, START + n * HOUR), Some(HOUR)));
+        let steps = calendar.known();
         assert_eq!(steps.len(), CLOCK_STEPS_LIMIT);
         assert_eq!(steps.last().unwrap().at_ms, START + 98 * HOUR);
     }

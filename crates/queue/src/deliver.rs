@@ -285,12 +285,12 @@ impl Shared {
             Some((attempts, excused, tries, Some(from_ms), flags)) => {
                 (attempts, excused, tries, from_ms, flags)
             }
-            None if entry.has(FRESH) && !self.calendar.was_set() => {
+            None if entry.has(FRESH) && !self.calendar.is_followed() => {
                 (0, 0, 0, request.head.from_ms, (false, false))
             }
             None if entry.has(FRESH) => {
                 let row = self.journal.job(id)?.ok_or(Unloadable::Gone)?;
-                (0, 0, 0, self.due_since(&row, &request), (false, false))
+                (0, 0, 0, self.due_since(&row, &request)?, (false, false))
             }
             Some(_) | None => {
                 let (attempts, from_ms) = self.recorded(entry, &request)?;

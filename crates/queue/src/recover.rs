@@ -1,5 +1,6 @@
 //! From what is on disk to a book: what a queue does when it is opened.
 
+use crate::age::written_ms;
 use crate::book::{Book, Carried, Entry, InDoubt};
 use crate::calendar::{CLOCK_BACK_LIMIT_MS, Calendar};
 use crate::clock::whole_ms;
@@ -48,7 +49,8 @@ impl Shared {
         let calendar = Calendar::new(opened_ms, clock.now(), recovered.clock.clone());
         for row in recovered.jobs {
             let row = row.map_err(|error| unreadable(path, &error))?;
-            newest_ms = newest_ms.max(row.created_ms);
+            // Not the highest: the clock may have been set back.
+            newest_ms = row.created_ms;
             held.add(row.id, row.state, !row.preview, stuck.contains(&row.id));
             if let Some(key) = row.key {
                 keys.insert(KeyHash::from_bytes(key), row.id, row.created_ms);
@@ -185,12 +187,17 @@ fn is_between(row: &JobRow, left_ms: i64) -> bool {
 /// How long it is until a job is due.
 fn left_ms(journal: &Journal, row: &JobRow, calendar: &Calendar, wall_ms: i64) -> i64 {
     let plain = row.due_ms.saturating_sub(wall_ms);
-    let passed = calendar.passed(row.created_ms, wall_ms);
-    let left = row.due_ms.saturating_sub(row.created_ms.saturating_add(passed));
-    // By the time that has passed it is counted only for what its client has put off: when an operator released it, or
-    // its pause began, is not on disk, so the clock may have been set before.
-    let may_be = row.attempts == 0 && row.created_ms < row.due_ms && left != plain;
-    if may_be && was_put_off(journal, row) { left } else { plain }
+    // When a pause of what was attempted began is not on disk. It is bounded.
+    if row.attempts > 0 || !calendar.was_set() {
+        return plain;
+    }
+    if row.due_ms <= row.created_ms || !was_put_off(journal, row) {
+        // It was due when that was written, by a clock that was ahead.
+        return plain.min(0);
+    }
+    let written_ms = written_ms(journal, row, row.due_ms).unwrap_or(row.created_ms);
+    let passed = calendar.passed(written_ms, wall_ms);
+    row.due_ms.saturating_sub(written_ms.saturating_add(passed))
 }
 
 /// Whether its client has put it off: what an operator has released has the place that it had.

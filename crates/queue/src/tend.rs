@@ -59,15 +59,13 @@ impl Shared {
 
     /// Goes with the clock on the wall where that was set.
     fn follow_clock(self: &Arc<Self>) {
-        let Some((by_ms, steps)) = self.calendar.follow(self.clock.now(), self.clock.wall_ms()) else {
-            return;
-        };
+        let Some(by_ms) = self.calendar.follow(self.clock.now(), self.clock.wall_ms()) else { return };
         let by_s = by_ms / 1_000;
         tracing::warn!(
             by_s,
             "the clock was set; what is due and how old anything is goes by the time that passed"
         );
-        self.write(Change::Clock(steps), After::Nothing);
+        self.write(Change::Clock(self.calendar.known()), After::Nothing);
     }
 
     /// Writes again what could not be written.
@@ -83,6 +81,9 @@ impl Shared {
         state.rewriting += unwritten.len();
         drop(state);
         for (change, after) in unwritten {
+            // There may be more of them by now, and these are all of them.
+            let change =
+                if let Change::Clock(_) = change { Change::Clock(self.calendar.known()) } else { change };
             let (shared, kept) = (self.clone(), change.clone());
             self.journal.update(change, move |written| {
                 shared.written(kept, after, written);
@@ -228,7 +229,7 @@ impl Shared {
         };
         let row = self.journal.job(id).ok()??;
         let untouched = row.state == JobState::Waiting && row.attempts == 0;
-        let from_ms = self.due_since(&row, &request);
+        let from_ms = self.due_since(&row, &request).ok()?;
         let job = Job {
             entry,
             bytes,

@@ -193,6 +193,63 @@ async fn what_is_for_later_is_delivered_then_whatever_the_clock_did() {
 }
 
 #[tokio::test]
+async fn after_a_clock_was_set_back_what_was_due_goes_first() {
+    let stage = Stage::new();
+    let dead = stage.enqueue(request(idempotent(), "1")).await;
+    let call = stage.call().await;
+    stage.report(&call, answered(422, ""));
+    stage.settled().await;
+    stage.clock.advance(Duration::from_secs(30));
+    stage.queue.pause(None, 0).await.unwrap();
+    assert_eq!(stage.queue.retry(queue::Selection::Jobs(vec![dead.id]), 0).await.unwrap(), 1);
+    let first = stage.enqueue(request(idempotent(), "2")).await;
+    let later = Submission { deliver_after: Some(Duration::from_secs(60)), ..request(idempotent(), "3") };
+    let later = stage.enqueue(later).await;
+    stage.clock.set_wall(START - 6 * 3_600_000);
+    stage.queue.tend();
+    let second = stage.enqueue(request(idempotent(), "4")).await;
+    let stage = stage.kill();
+    stage.queue.resume(None, 0).await.unwrap();
+    for name in [dead, first, second] {
+        let call = stage.due().await.expect("it is due");
+        assert_eq!(call.job, name.id);
+        stage.report(&call, answered(201, ""));
+        stage.settled().await;
+    }
+    assert!(stage.due().await.is_none());
+    stage.clock.advance(Duration::from_secs(60));
+    assert_eq!(stage.due().await.expect("a minute has passed").job, later.id);
+}
+
+#[tokio::test]
+async fn what_was_put_off_elsewhere_goes_by_the_clock_from_here_on() {
+    const HOUR: i64 = 3_600_000;
+    let elsewhere = Stage::new();
+    let days = Some(Duration::from_secs(72 * 3_600));
+    elsewhere.enqueue(Submission { deliver_after: days, ..request(idempotent(), "1") }).await;
+    let (lines, _) = elsewhere.queue.export(queue::Filter::default(), queue::JobId(0), 9).await.unwrap();
+    // This machine's clock was two days ahead, and is right now.
+    let stage = Stage::new();
+    stage.clock.set_wall(START + 50 * HOUR);
+    stage.queue.tend();
+    stage.clock.set_wall(START + 2 * HOUR);
+    stage.queue.tend();
+    assert_eq!(stage.queue.import(lines, 0).await.unwrap().accepted, 1);
+    let mut stage = stage;
+    for _ in 0..69 {
+        stage.clock.advance(Duration::from_secs(3_600));
+        stage.queue.tend();
+        stage = stage.kill();
+        assert!(stage.due().await.is_none());
+    }
+    stage.clock.advance(Duration::from_secs(3_600));
+    stage.queue.tend();
+    let call = stage.due().await.expect("the third day has passed, and it is young");
+    stage.report(&call, answered(201, ""));
+    assert_eq!(stage.ids(&[JobState::Done]).await, [1]);
+}
+
+#[tokio::test]
 async fn a_clock_that_is_a_little_behind_delivers_nothing_early() {
     let stage = Stage::new();
     let hour = Some(Duration::from_secs(3_600));
