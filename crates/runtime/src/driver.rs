@@ -19,6 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 
+mod heed;
 mod hook;
 mod instance;
 mod probe;
@@ -325,6 +326,7 @@ impl Driver {
             }
         };
         let complaints = folder.open_complaints()?;
+        heed::not_ignored_in_children();
         // Dropped, the child is not killed, and tokio reaps it when it ends.
         command
             .arg(folder.path())

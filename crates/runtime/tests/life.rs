@@ -33,6 +33,8 @@ fn inheritable() -> BTreeSet<String> {
 }
 
 const GRACE: Duration = Duration::from_secs(20);
+/// Says that this process was started with signals ignored.
+const IGNORING: &str = "MAINSTAY_TEST_IGNORING";
 
 #[tokio::test]
 async fn an_instance_gets_what_it_is_told_and_nothing_else() {
@@ -339,6 +341,18 @@ async fn an_instance_is_asked_to_end_by_the_signal_of_its_own() {
     place.says("api", "ready").await;
     let exit = soon("stop", instance.stop(GRACE)).await.unwrap();
     assert_eq!((exit.code, exit.asked), (Some(6), true), "{}", place.log("api"));
+
+    // Also where this was started by a shell that has it ignore them, as in the background.
+    let ignoring = std::env::var_os(IGNORING).is_some();
+    if !ignoring {
+        let mut again = std::process::Command::new("sh");
+        again
+            .args(["-c", "trap '' HUP INT QUIT TERM; exec \"$0\" \"$@\""])
+            .arg(std::env::current_exe().unwrap());
+        again.args(["--exact", "an_instance_is_asked_to_end_by_the_signal_of_its_own"]).env(IGNORING, "1");
+        let output = again.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
 
     // An agent of before wrote none.
     let mut json = serde_json::to_value(&start).unwrap();
