@@ -24,36 +24,37 @@ pub(crate) struct Held {
 impl Held {
     /// A job has come to this state, or is found in it. `is_stuck`: its saga is half undone.
     pub(crate) fn add(&mut self, id: JobId, state: JobState, is_users: bool, is_stuck: bool) {
-        let count = u64::from(is_users);
-        match state {
-            JobState::Dead => self.dead += count,
-            JobState::Rejected => self.rejected += count,
-            JobState::Waiting
-            | JobState::Dispatching
-            | JobState::Done
-            | JobState::Unknown
-            | JobState::Cancelled
-            | JobState::Dropped => {}
+        if !is_users {
+            return;
         }
-        if state == JobState::Dead && is_users && is_stuck {
+        if let Some(count) = self.count(state) {
+            *count += 1;
+        }
+        if state == JobState::Dead && is_stuck {
             self.stuck.insert(id.0);
         }
     }
 
     /// A job that stood like this is in this state no longer, or is forgotten.
     pub(crate) fn remove(&mut self, row: &JobRow) {
-        let count = u64::from(!row.preview);
-        match row.state {
-            JobState::Dead => self.dead = self.dead.saturating_sub(count),
-            JobState::Rejected => self.rejected = self.rejected.saturating_sub(count),
+        if let Some(count) = self.count(row.state).filter(|_| !row.preview) {
+            *count = count.saturating_sub(1);
+        }
+        self.stuck.remove(&row.id.0);
+    }
+
+    /// How many stand in this state. None: it needs nobody to deal with it.
+    fn count(&mut self, state: JobState) -> Option<&mut u64> {
+        match state {
+            JobState::Dead => Some(&mut self.dead),
+            JobState::Rejected => Some(&mut self.rejected),
             JobState::Waiting
             | JobState::Dispatching
             | JobState::Done
             | JobState::Unknown
             | JobState::Cancelled
-            | JobState::Dropped => {}
+            | JobState::Dropped => None,
         }
-        self.stuck.remove(&row.id.0);
     }
 
     pub(crate) fn now(&self) -> HeldJobs {
