@@ -42,13 +42,13 @@ impl Shared {
         let mut book = Book::new(limits.concurrency);
         let mut keys = Keys::default();
         let (mut later, mut doubtful) = (Vec::new(), Vec::new());
-        let stuck = held::stuck(&journal).map_err(|error| unreadable(path, &error))?;
+        let stuck = held::stuck(&journal).map_err(|error| unreadable(path, error))?;
         let mut held = Held::default();
         let mut scheduled: BTreeMap<(i64, JobId), Entry> = BTreeMap::new();
         let (opened_ms, mut newest_ms) = (clock.wall_ms(), i64::MIN);
         let calendar = Calendar::new(opened_ms, clock.now(), recovered.clock.clone());
         for row in recovered.jobs {
-            let row = row.map_err(|error| unreadable(path, &error))?;
+            let row = row.map_err(|error| unreadable(path, error))?;
             // Not the highest: the clock may have been set back.
             newest_ms = row.created_ms;
             held.add(row.id, row.state, !row.preview, stuck.contains(&row.id));
@@ -244,7 +244,8 @@ fn unknown_now(row: &JobRow, at_ms: i64) -> Change {
     Change::Outcome { id, attempts, at_ms, state: JobState::Unknown, response: None, ended: Some(ended) }
 }
 
-fn unreadable(path: &Path, error: &ReadError) -> OpenError {
-    let hint = Some(store::journal::REPAIR_HINT);
-    OpenError::Damaged { path: path.to_owned(), cause: error.to_string(), hint }
+fn unreadable(path: &Path, error: ReadError) -> OpenError {
+    // Without the file and the hint, which are said once.
+    let (ReadError::Damaged { cause, .. } | ReadError::Unreadable { cause, .. }) = error;
+    OpenError::Damaged { path: path.to_owned(), cause, hint: Some(store::journal::REPAIR_HINT) }
 }

@@ -89,6 +89,33 @@ fn a_damaged_file_refuses_queued_routes_by_name_and_nothing_else() {
     assert_eq!((answer.status, answer.text()), (200, "plain"));
 }
 
+#[test]
+fn one_damaged_job_refuses_them_too_and_is_told_of_once() {
+    let mut first = Gateway::start();
+    first.activate(&queueing(stamp_at(1, &[dead_address()]), |_| {}));
+    location(&first.ask(&order(&["prefer: wait=0"], "{}")));
+    let temp = first.temp();
+    first.stop();
+    let path = temp.path().join("queue.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The name of its route, in its row, which its checksum covers. Behind the first page, where the tables are.
+    let route = b"POST /orders";
+    let at = bytes[4_096..].windows(route.len()).position(|found| found == route).unwrap();
+    bytes[4_096 + at] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let upstream = Upstream::named("plain");
+    let next = Gateway::start_in(Arc::clone(&temp));
+    next.activate(&queueing(stamp(1, &[&upstream]), |_| {}));
+    let refused = next.ask(&order(&[], "{}"));
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "queue-closed"));
+    let said = refused.text();
+    assert!(said.contains("job 1"), "{said}");
+    for once in ["queue.db", "is damaged", "mainstay queue repair"] {
+        assert_eq!(said.matches(once).count(), 1, "{said}");
+    }
+    assert_eq!(next.get("/").text(), "plain");
+}
+
 /// What an operator does about it: everything that is whole is served again.
 #[test]
 fn a_damaged_file_is_repaired_while_the_gateway_runs() {
